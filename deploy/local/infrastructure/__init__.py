@@ -1,0 +1,1 @@
+"""Kafka and PostgreSQL for one machine: given by address, by a Docker engine, or embedded."""

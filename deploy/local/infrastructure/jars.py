@@ -1,0 +1,62 @@
+"""Kafka's jars: copied once by Maven into a cache."""
+
+import os
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from deploy.local.faults import StackFault
+from deploy.local.space import require_space
+
+POM = Path(__file__).parent.parent / "kafka" / "pom.xml"
+
+
+def kafka_version() -> str:
+    version = ET.parse(POM).findtext(".//{*}kafka.version")  # noqa: S314 - our own file
+    if version is None:
+        raise StackFault(f"{POM} names no kafka.version")
+    return version
+
+
+def provide_jars(cache: Path) -> Path:
+    """The folder with Kafka's jars, copied there now if it was not yet.
+
+    Maven copies into a folder of another name, which is renamed when it is whole: an interrupted copy is never used.
+    """
+    jars = cache / f"kafka-{kafka_version()}"
+    if jars.exists():
+        return jars
+    maven = shutil.which("mvn")
+    if maven is None:
+        raise StackFault(
+            f"Maven (mvn) was not found, and Kafka {kafka_version()} is not in {cache} yet. Install it once (Debian "
+            "and Ubuntu: apt-get install maven); or start a Docker engine; or give the address of a Kafka of yours in "
+            "TOLLKEEPER_KAFKA_BOOTSTRAP."
+        )
+    cache.mkdir(parents=True, exist_ok=True)
+    require_space(cache)
+    partial = cache / f"{jars.name}.partial-{os.getpid()}"
+    _copy(maven, partial)
+    try:
+        partial.rename(jars)
+    except OSError:
+        # Another process was quicker; its copy is whole, because it was renamed too.
+        if not jars.exists():
+            raise
+        shutil.rmtree(partial)
+    return jars
+
+
+def _copy(maven: str, target: Path) -> None:
+    command = [
+        *(maven, "-q", "-B", "-f", str(POM), "dependency:copy-dependencies"),
+        *(f"-DoutputDirectory={target}", "-DincludeScope=runtime"),
+    ]
+    answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if answer.returncode != 0 or not any(target.glob("kafka_*.jar")):
+        shutil.rmtree(target, ignore_errors=True)
+        raise StackFault(
+            f"Maven could not copy Kafka {kafka_version()} (exit code {answer.returncode}). Is its repository "
+            f"reachable (network, proxy, ~/.m2/settings.xml)? Maven says:\n{(answer.stdout + answer.stderr)[-2000:]}"
+        )

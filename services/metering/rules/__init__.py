@@ -1,0 +1,1 @@
+"""Metering's pure rules: what a history costs. No clock, no input or output; instants are integers in microseconds."""

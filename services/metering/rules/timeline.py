@@ -1,0 +1,137 @@
+"""What a resource was at which instant: its history as a run of states over half-open intervals."""
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from services.metering.rules.history import CONFIGURES, CREATED, DELETED, Event, History, order_events
+
+Phase = Literal["absent", "running", "stopped", "deleted"]
+RunId = tuple[str, str]
+
+
+class State(NamedTuple):
+    """A resource from `from_us` until the next state begins. `run` is (source, id) of the `started` it runs by."""
+
+    from_us: int
+    phase: Phase
+    gpu_sku: str | None
+    gpu_count: int
+    storage_gb: int
+    run: RunId | None
+
+
+class Configuration(NamedTuple):
+    from_us: int
+    gpu_sku: str | None
+    gpu_count: int
+    storage_gb: int
+
+
+class Piece(NamedTuple):
+    """An interval `[from_us, to_us)` of running in one state; `to_us` is None while it lasts."""
+
+    from_us: int
+    to_us: int | None
+    gpu_sku: str | None
+    gpu_count: int
+    run: RunId | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeline:
+    """The life of a resource.
+
+    `states` ascend strictly in `from_us`: where several events share an instant the last of them stands, so that
+    empty intervals do not exist. `charge_end_us` is the earlier of deletion and the commanded deletion, None while
+    neither is known. `ignored` are the events after the earliest deletion: reported, without effect.
+    """
+
+    created_us: int
+    ended_us: int | None
+    charge_end_us: int | None
+    states: tuple[State, ...]
+    ignored: tuple[Event, ...]
+
+    @property
+    def last_change_us(self) -> int:
+        """The instant of the last event that had an effect or could have had one."""
+        return self.states[-1].from_us
+
+    @property
+    def configurations(self) -> tuple[Configuration, ...]:
+        """The configurations in order, each from the instant it replaced another."""
+        found: list[Configuration] = []
+        for state in self.states:
+            configuration = Configuration(state.from_us, state.gpu_sku, state.gpu_count, state.storage_gb)
+            if not found or found[-1][1:] != configuration[1:]:
+                found.append(configuration)
+        return tuple(found)
+
+    @property
+    def running(self) -> tuple[Piece, ...]:
+        """The intervals in which it ran, cut where a run or a configuration begins."""
+        return tuple(
+            Piece(state.from_us, to_us, state.gpu_sku, state.gpu_count, state.run)
+            for state, to_us in self.intervals()
+            if state.phase == "running"
+        )
+
+    def intervals(self) -> Iterator[tuple[State, int | None]]:
+        """Each state with the instant at which the next one begins, None for the last."""
+        states = self.states
+        for position in range(len(states) - 1):
+            yield states[position], states[position + 1].from_us
+        yield states[-1], None
+
+    def state_at(self, at_us: int) -> State:
+        """The state at an instant, all events of that instant included; `absent` before the creation."""
+        position = bisect_right(self.states, at_us, key=_from_us)
+        if position == 0:
+            return State(at_us, "absent", None, 0, 0, None)
+        return self.states[position - 1]
+
+
+def _from_us(state: State) -> int:
+    return state.from_us
+
+
+def build_timeline(history: History) -> Timeline:
+    """Replay the ordered events. Raises Corruption as `order_events` does."""
+    ordered = order_events(history.events)
+    created_us = ordered[0][0]
+    states: list[State] = []
+    state = State(created_us, "absent", None, 0, 0, None)
+    ended_us: int | None = None
+    ignored: tuple[Event, ...] = ()
+    for position, (effective_us, event) in enumerate(ordered):
+        state = _after(state, effective_us, event)
+        if states and states[-1].from_us == effective_us:
+            states[-1] = state
+        else:
+            states.append(state)
+        if event.type in DELETED:
+            ended_us = effective_us
+            ignored = tuple(late for _, late in ordered[position + 1 :])
+            break
+    ends = [end for end in (ended_us, history.commanded_us) if end is not None]
+    return Timeline(created_us, ended_us, min(ends, default=None), tuple(states), ignored)
+
+
+def _after(state: State, effective_us: int, event: Event) -> State:
+    """The state that an event makes of another."""
+    phase, run = state.phase, state.run
+    if event.type == "container.started":
+        # Of a running container this names a new run; the interval goes on.
+        phase, run = "running", (event.source, event.event_id)
+    elif event.type == "container.stopped" or event.type in CREATED:
+        phase, run = "stopped", None
+    elif event.type in DELETED:
+        phase, run = "deleted", None
+    sku, count, storage_gb = state.gpu_sku, state.gpu_count, state.storage_gb
+    if event.type in CONFIGURES:
+        sku = sku if event.gpu_sku is None else event.gpu_sku
+        count = count if event.gpu_count is None else event.gpu_count
+        storage_gb = storage_gb if event.storage_gb is None else event.storage_gb
+    return State(effective_us, phase, sku, count, storage_gb, run)

@@ -1,0 +1,278 @@
+"""A Kafka consumer whose offsets live in PostgreSQL, in the transaction that holds their effect.
+
+Kafka's group only assigns partitions. Two workers that both believe to own one are harmless: the offset's row is
+locked, and what it says is done is dropped. A restored database replays from where it was.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
+from aiokafka.errors import KafkaError
+
+from shared.clock import Clock
+from shared.db import TRANSIENT, Connection, Pool, transaction
+from shared.dead_letters import DeadRecord, insert_dead_letters, lock_dead_letter, mark_replayed
+from shared.errors import Corruption, RecordError, Refusal, TransientFault
+from shared.kafka import Record, describe_topics
+from shared.log import get_logger
+
+logger = get_logger(__name__)
+
+RACES_MAX = 5
+
+
+@dataclass(slots=True)
+class Poll:
+    """Records to apply in one transaction, and what the consumer does for them with it.
+
+    `bury` a record that can't be understood; `after_commit` callbacks run only once the transaction is in.
+    """
+
+    records: Sequence[Record]
+    dead: list[DeadRecord] = field(default_factory=list)
+    callbacks: list[Callable[[], None]] = field(default_factory=list)
+
+    def bury(self, record: Record, reason: str, detail: str) -> None:
+        self.dead.append(DeadRecord(record, reason, detail))
+
+    def after_commit(self, callback: Callable[[], None]) -> None:
+        self.callbacks.append(callback)
+
+
+Apply = Callable[[Connection, Poll], Awaitable[None]]
+
+
+class OffsetConsumer:
+    """Polls `topics` and applies each poll in one transaction that also moves the offsets.
+
+    An unexpected error in a poll bisects it until one record is alone, which goes to the dead letters; a transient
+    fault retries the same poll with backoff; a Corruption stops the consumer.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        clock: Clock,
+        apply: Apply,
+        *,
+        bootstrap: str,
+        topic_prefix: str,
+        topics: Sequence[str],
+        group: str,
+        records_max: int = 500,
+        wait_ms: int = 100,
+        stall_seconds: float = 60,
+    ) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._apply = apply
+        self._bootstrap = bootstrap
+        self._prefix = topic_prefix
+        self._topics = tuple(topics)
+        self._group = topic_prefix + group
+        self._records_max = records_max
+        self._wait_ms = wait_ms
+        self._stall_seconds = stall_seconds
+        self._topic_ids: dict[str, uuid.UUID] = {}
+        self.assigned = asyncio.Event()
+
+    async def run(self) -> None:
+        """Consume until cancelled. Raises on faults of the broker or a Corruption; the supervisor decides."""
+        described = await describe_topics(self._bootstrap, [self._prefix + topic for topic in self._topics])
+        missing = [topic for topic in self._topics if self._prefix + topic not in described]
+        if missing:
+            raise TransientFault(f"topics do not exist yet: {missing}")
+        self._topic_ids = {topic: described[self._prefix + topic].topic_id for topic in self._topics}
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap,
+            group_id=self._group,
+            client_id=self._group,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            max_partition_fetch_bytes=4 * 1024 * 1024,
+            fetch_max_bytes=32 * 1024 * 1024,
+            max_poll_interval_ms=600_000,
+            session_timeout_ms=10_000,
+            heartbeat_interval_ms=2_000,
+        )
+        consumer.subscribe([self._prefix + topic for topic in self._topics], listener=_Seeker(consumer, self))
+        await consumer.start()
+        try:
+            await self._consume(consumer)
+        finally:
+            self.assigned.clear()
+            await consumer.stop()
+
+    async def _consume(self, consumer: AIOKafkaConsumer) -> None:
+        moved_at = time.monotonic()
+        while True:
+            found = await consumer.getmany(timeout_ms=self._wait_ms, max_records=self._records_max)
+            records = [self._record(item) for batch in found.values() for item in batch]
+            if records:
+                await self._apply_until_done(records)
+                moved_at = time.monotonic()
+            elif time.monotonic() - moved_at > self._stall_seconds:
+                await self._check_progress(consumer)
+                moved_at = time.monotonic()
+
+    async def _check_progress(self, consumer: AIOKafkaConsumer) -> None:
+        """A consumer that receives nothing although there is something must be started again (aiokafka issue 1037)."""
+        assignment = consumer.assignment()
+        ends = await consumer.end_offsets(list(assignment)) if assignment else {}
+        for partition, end in ends.items():
+            if await consumer.position(partition) < end:
+                raise TransientFault(f"{partition} receives nothing although it has records; starting again")
+
+    def _record(self, item: Any) -> Record:  # noqa: ANN401 - aiokafka is untyped
+        topic = item.topic.removeprefix(self._prefix)
+        return Record(
+            topic, self._topic_ids[topic], item.partition, item.offset, item.key, item.value, tuple(item.headers)
+        )
+
+    async def _apply_until_done(self, records: Sequence[Record]) -> None:
+        backoff_seconds, races = 0.05, 0
+        while True:
+            try:
+                await self._apply_once(records)
+            except (*TRANSIENT, TransientFault) as error:
+                races += isinstance(error, TransientFault) is False and "Unique" in type(error).__name__
+                if races > RACES_MAX:
+                    await self._isolate(records, error)
+                    return
+                logger.warning("consumer.retry", group=self._group, records=len(records), error=repr(error)[:500])
+                await asyncio.sleep(backoff_seconds)
+                backoff_seconds = min(backoff_seconds * 2, 5)
+            except (Corruption, KafkaError):
+                raise
+            except Exception as error:  # noqa: BLE001 - whatever one record breaks must not stop its neighbours
+                await self._isolate(records, error)
+                return
+            else:
+                return
+
+    async def _isolate(self, records: Sequence[Record], error: Exception) -> None:
+        """Halve the poll until the record that breaks it stands alone, then bury that one."""
+        if len(records) > 1:
+            middle = len(records) // 2
+            await self._apply_until_done(records[:middle])
+            await self._apply_until_done(records[middle:])
+            return
+        logger.error("consumer.record_isolated", record=records[0].dead_id, exc_info=error)
+        detail = f"{error.reason}: {error.detail}" if isinstance(error, RecordError) else repr(error)
+        async with transaction(self._pool) as connection:
+            fresh = await self._lock_offsets(connection, records)
+            await insert_dead_letters(
+                connection, [DeadRecord(record, "unexpected error", detail) for record in fresh], self._clock.now_us()
+            )
+            await self._move_offsets(connection, records)
+
+    async def _apply_once(self, records: Sequence[Record]) -> None:
+        poll = Poll(())
+        async with transaction(self._pool) as connection:
+            fresh = await self._lock_offsets(connection, records)
+            poll.records = fresh
+            if fresh:
+                await self._apply(connection, poll)
+                await insert_dead_letters(connection, poll.dead, self._clock.now_us())
+                await self._move_offsets(connection, fresh)
+        for callback in poll.callbacks:
+            callback()
+
+    async def _lock_offsets(self, connection: Connection, records: Sequence[Record]) -> list[Record]:
+        """Lock the positions of the records' partitions, ascending; answer the records that are not done yet."""
+        keys = sorted({(record.topic, record.topic_id, record.partition) for record in records})
+        columns = [key[0] for key in keys], [key[1] for key in keys], [key[2] for key in keys]
+        rows = await connection.fetch(
+            """
+            select o.topic, o.partition, o.next_offset from consumer_offset o
+            join unnest($1::text[], $2::uuid[], $3::int[]) k(topic, topic_id, partition)
+              using (topic, topic_id, partition)
+            order by o.topic, o.topic_id, o.partition for update of o
+            """,
+            *columns,
+        )
+        if len(rows) < len(keys):
+            await connection.execute(
+                """
+                insert into consumer_offset (topic, topic_id, partition, next_offset)
+                select *, 0 from unnest($1::text[], $2::uuid[], $3::int[]) order by 1, 2, 3 on conflict do nothing
+                """,
+                *columns,
+            )
+            return await self._lock_offsets(connection, records)
+        done = {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        return [record for record in records if record.offset >= done[record.topic, record.partition]]
+
+    async def _move_offsets(self, connection: Connection, records: Sequence[Record]) -> None:
+        last: dict[tuple[str, uuid.UUID, int], int] = {}
+        for record in records:
+            last[record.topic, record.topic_id, record.partition] = record.offset + 1
+        await connection.execute(
+            """
+            update consumer_offset o set next_offset = greatest(o.next_offset, k.next_offset)
+            from unnest($1::text[], $2::uuid[], $3::int[], $4::bigint[]) k(topic, topic_id, partition, next_offset)
+            where (o.topic, o.topic_id, o.partition) = (k.topic, k.topic_id, k.partition)
+            """,
+            [key[0] for key in last],
+            [key[1] for key in last],
+            [key[2] for key in last],
+            list(last.values()),
+        )
+
+    async def load_position(self, topic: str, partition: int) -> int | None:
+        async with self._pool.acquire(timeout=30) as connection:
+            position: int | None = await connection.fetchval(
+                "select next_offset from consumer_offset where topic = $1 and topic_id = $2 and partition = $3",
+                topic,
+                self._topic_ids[topic],
+                partition,
+            )
+        return position
+
+    def strip_prefix(self, topic: str) -> str:
+        return topic.removeprefix(self._prefix)
+
+    async def replay(self, dead_id: str, body: bytes | None) -> None:
+        """Apply a dead letter again, with another body if one is given.
+
+        Raises Refusal when there is no such dead letter or when it is refused again; it then stays as it was.
+        """
+        async with transaction(self._pool) as connection:
+            record = await lock_dead_letter(connection, dead_id)
+            if record is None:
+                raise Refusal("dead-letter-not-found", f"there is no open dead letter {dead_id}", status=404)
+            if body is not None:
+                record = Record(
+                    record.topic, record.topic_id, record.partition, record.offset, record.key, body, record.headers
+                )
+            poll = Poll((record,))
+            await self._apply(connection, poll)
+            if poll.dead:
+                raise Refusal("dead-letter-refused-again", f"{poll.dead[0].reason}: {poll.dead[0].detail}", status=422)
+            await mark_replayed(connection, dead_id, self._clock.now_us())
+        for callback in poll.callbacks:
+            callback()
+
+
+class _Seeker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
+    """Positions each newly assigned partition where the database says."""
+
+    def __init__(self, consumer: AIOKafkaConsumer, owner: OffsetConsumer) -> None:
+        self._consumer = consumer
+        self._owner = owner
+
+    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+        self._owner.assigned.clear()
+
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        for partition in sorted(assigned):
+            position = await self._owner.load_position(self._owner.strip_prefix(partition.topic), partition.partition)
+            if position is None:
+                position = (await self._consumer.beginning_offsets([partition]))[partition]
+            self._consumer.seek(partition, position)
+        self._owner.assigned.set()

@@ -1,0 +1,127 @@
+"""PostgreSQL: pools, migrations, and which faults pass by themselves.
+
+Instants cross this border as integers of microseconds: a codec turns timestamptz into them and back.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+from shared.clock import DAY_US, from_us
+from shared.errors import Corruption
+
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection
+    Pool = asyncpg.Pool
+
+SHARED_MIGRATIONS = Path(__file__).parent / "migrations"
+# PostgreSQL counts its binary timestamps from 2000-01-01.
+_EPOCH_2000_US = 946_684_800_000_000
+
+# Faults that say nothing about the data: the connection, the server's state, or a race that a retry resolves.
+TRANSIENT = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.ObjectInUseError,
+    asyncpg.UniqueViolationError,
+    OSError,
+    asyncio.TimeoutError,
+)
+
+
+async def prepare_connection(connection: Connection) -> None:
+    """Give a connection the project's codecs."""
+    await connection.set_type_codec(
+        "timestamptz",
+        schema="pg_catalog",
+        encoder=lambda instant_us: (instant_us - _EPOCH_2000_US,),
+        decoder=lambda parts: parts[0] + _EPOCH_2000_US,
+        format="tuple",
+    )
+
+
+async def open_pool(url: str, *, application: str, size_max: int = 10, command_timeout_seconds: float = 60) -> Pool:
+    """A pool whose commands time out, so that a task never hangs under a failover."""
+    return await asyncpg.create_pool(
+        url,
+        min_size=1,
+        max_size=size_max,
+        command_timeout=command_timeout_seconds,
+        timeout=10,
+        init=prepare_connection,
+        server_settings={"application_name": application, "jit": "off", "timezone": "UTC"},
+    )
+
+
+@asynccontextmanager
+async def transaction(pool: Pool) -> AsyncIterator[Connection]:
+    """One connection, one transaction (READ COMMITTED: rows are fenced by locks, not by snapshots)."""
+    async with pool.acquire(timeout=30) as connection, connection.transaction():
+        yield connection
+
+
+async def migrate(url: str, folders: Sequence[Path]) -> list[str]:
+    """Apply the numbered SQL files of `folders` in order, each once; answer the names that were applied.
+
+    A file that was applied with other contents is a Corruption: migrations are append-only.
+    """
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        return await _apply_migrations(connection, folders)
+    finally:
+        await connection.close()
+
+
+async def _apply_migrations(connection: asyncpg.Connection[asyncpg.Record], folders: Sequence[Path]) -> list[str]:
+    await connection.execute("select pg_advisory_lock(hashtext('tollkeeper.migrate'))")
+    await connection.execute(
+        "create table if not exists migration (name text primary key, hash text not null, applied_at timestamptz not null)"
+    )
+    done = {row["name"]: row["hash"] for row in await connection.fetch("select name, hash from migration")}
+    applied: list[str] = []
+    for path in (path for folder in folders for path in sorted(folder.glob("*.sql"))):
+        name = f"{path.parent.parent.name}/{path.name}"
+        body = path.read_text("utf-8")
+        digest = hashlib.sha256(body.encode()).hexdigest()
+        if name in done:
+            if done[name] != digest:
+                raise Corruption(f"migration {name} was applied with other contents; add a new file instead")
+            continue
+        async with connection.transaction():
+            await connection.execute("set local lock_timeout = '5s'")
+            await connection.execute(body)
+            await connection.execute("insert into migration values ($1, $2, clock_timestamp())", name, digest)
+        applied.append(name)
+    return applied
+
+
+def day_of(instant_us: int) -> date:
+    return from_us(instant_us).date()
+
+
+async def ensure_partitions(connection: Connection, table: str, now_us: int, *, days_ahead: int = 2) -> None:
+    """Make the daily partitions of `table` from yesterday to `days_ahead`.
+
+    The function is the owner's (security definer): the application's role owns no table.
+    """
+    first, last = day_of(now_us - DAY_US), day_of(now_us + days_ahead * DAY_US)
+    await connection.execute("select ensure_day_partitions($1, $2, $3)", table, first, last)
+
+
+async def drop_partitions(connection: Connection, table: str, before_us: int) -> list[str]:
+    """Drop the daily partitions of `table` that end before an instant; answer their names."""
+    rows = await connection.fetch("select drop_day_partitions($1, $2) as name", table, day_of(before_us))
+    return [row["name"] for row in rows]

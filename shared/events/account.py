@@ -1,0 +1,52 @@
+"""`account.events.v1`: what balance says of an account. Each event raises `account_version` by one."""
+
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from shared.events.cloudevents import Identifier, Instant, Micros, RegionName, TenantId
+
+AccountState = Literal["opened", "ok", "low", "exhausted", "negative"]
+AccountEventType = Literal[
+    "account.opened",
+    "account.low",
+    "account.exhausted",
+    "account.negative",
+    "account.recovered",
+    "account.credited",
+]
+SOURCE: Final = "tollkeeper/balance"
+
+
+class AccountData(BaseModel):
+    """The account as it was right after the entry that raised the event. `negative_since` null cancels a case."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    region: RegionName
+    tenant_id: TenantId
+    account_version: int
+    currency: str
+    state: AccountState
+    balance_micros: Micros
+    spendable_micros: Micros
+    burn_micros_per_hour: Micros
+    negative_since: Instant | None
+    # account.credited names what was credited: a payment, or an operator's adjustment.
+    amount_micros: Micros | None = None
+    credit_id: Identifier | None = None
+
+
+class AccountEvent(BaseModel):
+    """A CloudEvent; `id` is "region/tenant/account_version", `subject` "region/tenant", `time` posting time."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    specversion: Literal["1.0"] = "1.0"
+    id: Identifier
+    source: Literal["tollkeeper/balance"] = SOURCE
+    type: AccountEventType
+    subject: Identifier
+    time: Instant
+    datacontenttype: Literal["application/json"] = "application/json"
+    data: AccountData

@@ -1,0 +1,157 @@
+"""`container.lifecycle.v1`: what platforms say of containers and volumes."""
+
+from typing import Annotated, Literal, Self
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from shared.errors import RecordError
+from shared.events.cloudevents import Identifier, Instant, RegionName, Sku, TenantId, load_envelope
+from shared.ids import content_hash
+from shared.kafka import Record
+
+CONTAINER_TYPES = (
+    "container.created",
+    "container.started",
+    "container.stopped",
+    "container.resized",
+    "container.deleted",
+)
+VOLUME_TYPES = ("volume.created", "volume.resized", "volume.deleted")
+INVENTORY_TYPE = "inventory.observed"
+
+GpuCount = Annotated[int, Field(strict=True, ge=0, le=4096)]
+StorageGb = Annotated[int, Field(strict=True, ge=0, le=100_000_000)]
+
+
+class _Envelope(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    specversion: Literal["1.0"]
+    id: Identifier
+    source: Identifier
+    time: Instant
+    datacontenttype: Literal["application/json"] | None = None
+
+
+class LifecycleData(BaseModel):
+    """What a lifecycle event states. Which fields a type needs is checked by LifecycleEvent."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    region: RegionName
+    tenant_id: TenantId
+    sequence: Annotated[int, Field(strict=True, ge=0, le=2**62)] | None = None
+    labels: dict[Identifier, Annotated[str, Field(max_length=200)]] | None = Field(default=None, max_length=64)
+    admission_id: Identifier | None = None
+    gpu_sku: Sku | None = None
+    gpu_count: GpuCount | None = None
+    persistent_storage_gb: StorageGb | None = None
+    size_gb: StorageGb | None = None
+
+
+class LifecycleEvent(_Envelope):
+    """One fact in the life of a container or volume; `subject` is the resource's id, `time` when it happened."""
+
+    type: Literal[
+        "container.created",
+        "container.started",
+        "container.stopped",
+        "container.resized",
+        "container.deleted",
+        "volume.created",
+        "volume.resized",
+        "volume.deleted",
+    ]
+    subject: Identifier
+    data: LifecycleData
+
+    @model_validator(mode="after")
+    def _needs_what_its_type_needs(self) -> Self:
+        data, kind = self.data, self.type
+        if kind == "container.created" and data.gpu_count is None:
+            raise ValueError("container.created needs data.gpu_count (0 for a CPU container)")
+        if kind == "container.created" and data.gpu_count and data.gpu_sku is None:
+            raise ValueError("container.created with GPUs needs data.gpu_sku")
+        if kind == "container.resized" and (data.gpu_sku, data.gpu_count, data.persistent_storage_gb) == (None,) * 3:
+            raise ValueError("container.resized needs what changed: gpu_sku, gpu_count or persistent_storage_gb")
+        if kind in ("volume.created", "volume.resized") and data.size_gb is None:
+            raise ValueError(f"{kind} needs data.size_gb")
+        return self
+
+    @property
+    def storage_gb(self) -> int | None:
+        """The size that this event states, of a volume or of a container's persistent storage."""
+        return self.data.size_gb if self.type.startswith("volume.") else self.data.persistent_storage_gb
+
+    def fingerprint(self) -> bytes:
+        """A hash of what the event says; two events with one (source, id) and different fingerprints conflict."""
+        data = self.data
+        return content_hash(
+            orjson.dumps(
+                [
+                    *(self.type, self.subject, self.time, data.region, data.tenant_id, data.sequence),
+                    *(data.gpu_sku, data.gpu_count, data.persistent_storage_gb, data.size_gb, data.admission_id),
+                ]
+            )
+        )
+
+
+class InventoryItem(BaseModel):
+    """A resource as its source sees it at the instant of the listing."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    resource_id: Identifier
+    tenant_id: TenantId
+    state: Literal["running", "stopped", "exists"]  # "exists" is a volume's only state
+    gpu_sku: Sku | None = None
+    gpu_count: GpuCount | None = None
+    persistent_storage_gb: StorageGb | None = None
+    size_gb: StorageGb | None = None
+
+
+class InventoryData(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    region: RegionName
+    snapshot: Identifier
+    page: Annotated[int, Field(strict=True, ge=1, le=100_000)]
+    pages: Annotated[int, Field(strict=True, ge=1, le=100_000)]
+    resources: Annotated[list[InventoryItem], Field(max_length=5000)]
+
+    @model_validator(mode="after")
+    def _page_exists(self) -> Self:
+        if self.page > self.pages:
+            raise ValueError("page is beyond pages")
+        return self
+
+
+class InventoryObserved(_Envelope):
+    """A page of a source's complete list of its resources at `time`."""
+
+    type: Literal["inventory.observed"]
+    data: InventoryData
+
+
+def parse_lifecycle(record: Record) -> LifecycleEvent | InventoryObserved:
+    """Read a record of the lifecycle topic. Raises RecordError with the first thing that is wrong."""
+    return read_lifecycle(load_envelope(record))
+
+
+def read_lifecycle(envelope: dict[str, object]) -> LifecycleEvent | InventoryObserved:
+    """Validate a CloudEvent as a lifecycle event. Raises RecordError."""
+    kind = envelope.get("type")
+    try:
+        if kind == INVENTORY_TYPE:
+            return InventoryObserved.model_validate(envelope)
+        if kind not in CONTAINER_TYPES and kind not in VOLUME_TYPES:
+            raise RecordError("unknown type", f"{str(kind)[:100]!r} is no type of this topic")
+        return LifecycleEvent.model_validate(envelope)
+    except ValidationError as error:
+        raise RecordError("invalid event", describe(error)) from error
+
+
+def describe(error: ValidationError) -> str:
+    """The first few problems of a validation, in one line, without the values."""
+    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'event'}: {item['msg']}" for item in error.errors()[:3])

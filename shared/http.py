@@ -1,0 +1,151 @@
+"""HTTP as every service speaks it: problem+json errors (RFC 9457), health, metrics, dead letters."""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import uvicorn
+from fastapi import APIRouter, Body, FastAPI, Request
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from shared.consumer import OffsetConsumer
+from shared.db import TRANSIENT, Pool, transaction
+from shared.dead_letters import load_dead_letters
+from shared.errors import Refusal, TransientFault
+from shared.log import get_logger
+
+logger = get_logger(__name__)
+
+PROBLEM_TYPE = "application/problem+json"
+BODY_BYTES_MAX = 2 * 1024 * 1024
+
+
+def problem(status: int, code: str, detail: str, **extra: object) -> JSONResponse:
+    """An RFC 9457 answer: `type` names the kind of problem, `detail` says what to do."""
+    body = {
+        "type": f"urn:tollkeeper:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        **extra,
+    }
+    return JSONResponse(jsonable_encoder(body), status_code=status, media_type=PROBLEM_TYPE)
+
+
+def create_api(title: str, *, readiness: Callable[[], Mapping[str, str]]) -> FastAPI:
+    """An application with error handlers, `/healthz`, `/readyz` and `/metrics`.
+
+    `readiness` answers what is not ready, by name; nothing means ready.
+    """
+    api = FastAPI(title=title, docs_url="/docs", redoc_url=None)
+    _add_error_handlers(api)
+
+    @api.middleware("http")
+    async def bound_body(request: Request, call_next: Callable[[Request], Any]) -> Any:  # noqa: ANN401 - Starlette's type
+        length = request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > BODY_BYTES_MAX:
+            return problem(413, "body-too-large", f"the body may have at most {BODY_BYTES_MAX} bytes")
+        return await call_next(request)
+
+    @api.get("/healthz", include_in_schema=False)
+    async def healthz() -> JSONResponse:
+        return JSONResponse({"status": "ok"})
+
+    @api.get("/readyz", include_in_schema=False)
+    async def readyz() -> JSONResponse:
+        waiting = readiness()
+        if waiting:
+            return problem(503, "not-ready", "some loops do not run", waiting=dict(waiting))
+        return JSONResponse({"status": "ready"})
+
+    @api.get("/metrics", include_in_schema=False)
+    async def metrics() -> PlainTextResponse:
+        return PlainTextResponse(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return api
+
+
+def _add_error_handlers(api: FastAPI) -> None:
+    async def refused(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, Refusal)
+        return problem(error.status, error.code, error.detail, **error.extra)
+
+    async def invalid(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        errors = [{"where": ".".join(map(str, item["loc"])), "what": item["msg"]} for item in error.errors()]
+        return problem(422, "invalid-request", "the request does not have the documented shape", errors=errors)
+
+    async def http_error(_request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        return problem(error.status_code, "http", str(error.detail))
+
+    async def unavailable(_request: Request, error: Exception) -> JSONResponse:
+        logger.warning("http.unavailable", error=repr(error)[:500])
+        return problem(503, "unavailable", "a part of the service is out of reach for the moment; try again")
+
+    async def unexpected(_request: Request, error: Exception) -> JSONResponse:
+        logger.error("http.unexpected", exc_info=error)
+        return problem(500, "internal", "an unexpected error; it is in the service's log")
+
+    api.add_exception_handler(Refusal, refused)
+    api.add_exception_handler(RequestValidationError, invalid)
+    api.add_exception_handler(HTTPException, http_error)
+    for kind in (*TRANSIENT, TransientFault):
+        api.add_exception_handler(kind, unavailable)
+    api.add_exception_handler(Exception, unexpected)
+
+
+class ReplayBody(BaseModel):
+    """A mended record: `text` as UTF-8, or `base64`; neither replays the bytes as they were received."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    text: str | None = None
+    base64: str | None = None
+
+    def to_bytes(self) -> bytes | None:
+        if self.text is not None:
+            return self.text.encode()
+        if self.base64 is None:
+            return None
+        try:
+            return base64.b64decode(self.base64, validate=True)
+        except binascii.Error as error:
+            raise Refusal("invalid-base64", f"the field base64 is not base64: {error}", status=422) from error
+
+
+def dead_letter_routes(pool: Pool, consumer: OffsetConsumer) -> APIRouter:
+    """`GET /v1/dead-letters` and `POST /v1/dead-letters/{id}/replay`."""
+    router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"])
+
+    @router.get("")
+    async def list_dead_letters() -> dict[str, list[dict[str, object]]]:
+        async with transaction(pool) as connection:
+            return {"dead_letters": await load_dead_letters(connection)}
+
+    @router.post("/{dead_id}/replay")
+    async def replay(dead_id: str, body: Annotated[ReplayBody | None, Body()] = None) -> dict[str, str]:
+        await consumer.replay(dead_id, None if body is None else body.to_bytes())
+        return {"dead_id": dead_id, "status": "replayed"}
+
+    return router
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The supervisor owns the process's signals."""
+        yield
+
+
+async def serve(api: FastAPI, host: str, port: int) -> None:
+    """Serve until cancelled."""
+    await _Server(uvicorn.Config(api, host=host, port=port, log_config=None, access_log=False, lifespan="off")).serve()

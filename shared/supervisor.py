@@ -1,0 +1,74 @@
+"""Keeps the loops of one service process running, and tells whether they are."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+
+from shared.db import TRANSIENT
+from shared.errors import TransientFault
+from shared.log import get_logger
+
+logger = get_logger(__name__)
+
+BACKOFF_SECONDS_MAX = 5.0
+# A loop that ran this long before it failed starts again without a growing pause.
+STEADY_SECONDS = 30.0
+
+Loop = Callable[[], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class LoopState:
+    running: bool = False
+    failures: int = 0
+    error: str = ""
+
+
+class Supervisor:
+    """Runs named loops until a signal comes; a loop that fails is started again with backoff."""
+
+    def __init__(self, loops: Mapping[str, Loop]) -> None:
+        self._loops = dict(loops)
+        self.states = {name: LoopState() for name in loops}
+
+    async def run(self) -> None:
+        """Run every loop until SIGTERM or SIGINT, then cancel them and wait for each to end."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        tasks = [asyncio.create_task(self._keep(name), name=name) for name in self._loops]
+        await stop.wait()
+        logger.info("service.stopping")
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        logger.info("service.stopped")
+
+    async def _keep(self, name: str) -> None:
+        state = self.states[name]
+        backoff_seconds = 0.1
+        while True:
+            started = time.monotonic()
+            state.running = True
+            try:
+                await self._loops[name]()
+                state.error = "ended by itself"
+            except (*TRANSIENT, TransientFault) as error:
+                state.error = repr(error)[:500]
+                logger.warning("loop.fault", loop=name, error=state.error)
+            except Exception as error:
+                state.error = repr(error)[:500]
+                logger.exception("loop.failed", loop=name)
+            state.running = False
+            state.failures += 1
+            if time.monotonic() - started > STEADY_SECONDS:
+                backoff_seconds = 0.1
+            await asyncio.sleep(backoff_seconds)
+            backoff_seconds = min(backoff_seconds * 2, BACKOFF_SECONDS_MAX)
+
+    def problems(self) -> dict[str, str]:
+        """The loops that do not run now, with their last error."""
+        return {name: state.error or "starting" for name, state in self.states.items() if not state.running}
