@@ -115,7 +115,7 @@ class Cursor:
     """Where a kind goes on billing if nothing more happens and no price changes.
 
     The n slots that fall due in `[through, t)` cost exactly `(n·p·slot_seconds + remainder) // 3600` micros, with p =
-    `price_micros` (unit price × quantity, per hour), and leave that sum modulo 3600 as the next remainder. Slot
+    `price_micros` (unit price times quantity, per hour), and leave that sum modulo 3600 as the next remainder. Slot
     `next_slot` falls due at `next_due_us`, each further one a slot length later.
     """
 

@@ -14,8 +14,8 @@ LineClass = Literal["charge", "credit_correction", "debit_correction"]
 class Line:
     """A published amount of one resource and kind.
 
-    `price_micros` is unit price × quantity per hour, `slots` the net number of slots (signed), `amount_micros` signed:
-    a credit correction is below zero.
+    `price_micros` is unit price times quantity per hour. `slots` is the net number of slots, `amount_micros` the
+    amount; both are signed, and a credit correction's amount is below zero.
     """
 
     kind: str
@@ -92,7 +92,7 @@ def _growth(old: list[Segment], new: list[Segment]) -> list[Line]:
 
 
 def _net(kind: str, old: list[Segment], new: list[Segment], gain: LineClass) -> list[Line]:
-    """The difference as one line: of class `gain`, or a credit correction if it is below zero. None if there is none."""
+    """The difference as one line, if there is one: of class `gain`, or a credit correction if it is below zero."""
     differs = _first_difference(old, new)
     if differs is None:
         return []

@@ -1,5 +1,6 @@
 """Charged slots of one resource, gathered into segments of one price: the shape in which a charge is stated."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from services.metering.rules.prices import Entry
@@ -28,7 +29,7 @@ class Segment:
 
     @property
     def price_micros(self) -> int:
-        """Unit price × quantity, per hour."""
+        """Unit price times quantity, per hour."""
         return self.unit_price_micros * self.quantity
 
     @property
@@ -43,6 +44,10 @@ def total(segments: tuple[Segment, ...]) -> dict[str, int]:
     for segment in segments:
         amounts[segment.kind] = amounts.get(segment.kind, 0) + segment.amount_micros
     return amounts
+
+
+def _effective_from_us(entry: Entry) -> int:
+    return entry[0]
 
 
 class _Open:
@@ -75,21 +80,22 @@ class Tally:
 
     @property
     def last_price_micros(self) -> int:
-        """Unit price × quantity of the last slot taken. There must be one."""
+        """Unit price times quantity of the last slot taken. There must be one."""
         return self._open[-1].unit_price_micros * self._open[-1].quantity
 
     def take(self, sku: str, quantity: int, schedule: tuple[Entry, ...], slot_from: int, slot_to: int) -> None:
         """Charge slots, each at the price in force at its start; slots without a price are not charged."""
-        for position, (effective_us, unit_price_micros) in enumerate(schedule):
-            first = slot_from if position == 0 and effective_us <= self._created_us else self._slot_at(effective_us)
-            last = slot_to
-            if position + 1 < len(schedule):
-                last = min(last, self._slot_at(schedule[position + 1][0]))
-            first = max(first, slot_from)
-            if first < last:
-                self._append(sku, quantity, unit_price_micros, first, last)
-            if last == slot_to:
-                return
+        start_us = self._created_us + slot_from * self._slot_us
+        # The price in force at the first slot's start; before the first price of all, begin with that one.
+        position = max(bisect_right(schedule, start_us, key=_effective_from_us) - 1, 0)
+        while slot_from < slot_to and position < len(schedule):
+            effective_us, unit_price_micros = schedule[position]
+            position += 1
+            price_to = self._slot_at(schedule[position][0]) if position < len(schedule) else slot_to
+            slot_from = max(slot_from, self._slot_at(effective_us))
+            if slot_from < min(price_to, slot_to):
+                self._append(sku, quantity, unit_price_micros, slot_from, min(price_to, slot_to))
+            slot_from = max(slot_from, price_to)
 
     def give_back(self) -> None:
         """Take back the last slot."""

@@ -1,0 +1,103 @@
+"""Generated lives of resources: short, and dense in everything that can go wrong within a slot."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+from hypothesis import strategies as st
+
+from services.metering.rules.history import Event, History
+from services.metering.rules.prices import PriceTable
+from tests.unit.metering.brute_force import Prices
+
+SECOND_US = 1_000_000
+CREATED_US = 1_700_000_000_123_457
+SPAN_SLOTS = 12
+
+SKUS = st.sampled_from(["a30", "h100", "unpriced"])
+COUNTS = st.integers(0, 3)
+SIZES = st.sampled_from([0, 1, 7, 500])
+# Prices that do and don't divide into slots, nothing at all, and pairs a hair apart.
+UNIT_PRICES = st.sampled_from([0, 1, 59, 60, 61, 1799, 1800, 3600, 7200, 670_000, 2_540_000])
+
+
+class Case(NamedTuple):
+    history: History
+    points: Prices
+    through_us: int
+
+    @property
+    def prices(self) -> PriceTable:
+        return PriceTable({key: tuple(sorted(entries)) for key, entries in self.points.items()}, 1)
+
+
+def instants(slot_seconds: int, slots_min: int = -2, slots_max: int = SPAN_SLOTS) -> st.SearchStrategy[int]:
+    """Instants around the life's grid: on its lines, beside them, anywhere."""
+    slot_us = slot_seconds * SECOND_US
+    offsets = st.one_of(st.sampled_from([0, 0, 1, -1, slot_us // 2, slot_us // 3]), st.integers(0, slot_us - 1))
+    return st.builds(
+        lambda slot, offset: CREATED_US + slot * slot_us + offset, st.integers(slots_min, slots_max), offsets
+    )
+
+
+@st.composite
+def later_events(draw: st.DrawFn, slot_seconds: int, number: int, family: str = "container") -> Event:
+    """Any event but a creation."""
+    actions = (
+        ["started", "started", "stopped", "resized", "deleted"] if family == "container" else ["resized", "deleted"]
+    )
+    action = draw(st.sampled_from(actions))
+    event = Event(
+        source=draw(st.sampled_from(["platform", "platform", "agent"])),
+        event_id=f"e{number}",
+        type=f"{family}.{action}",
+        time_us=draw(instants(slot_seconds)),
+    )
+    if action != "resized":
+        return event
+    storage_gb = draw(st.none() | SIZES)
+    if family == "volume":
+        return replace(event, storage_gb=storage_gb)
+    return replace(event, gpu_sku=draw(st.none() | SKUS), gpu_count=draw(st.none() | COUNTS), storage_gb=storage_gb)
+
+
+@st.composite
+def histories(draw: st.DrawFn, events_max: int = 9) -> History:
+    slot_seconds = draw(st.sampled_from([1, 60, 60, 900]))
+    family = draw(st.sampled_from(["container", "container", "container", "volume"]))
+    created = Event("platform", "e0", f"{family}.created", CREATED_US, storage_gb=draw(st.none() | SIZES))
+    if family == "container":
+        created = replace(created, gpu_sku=draw(SKUS), gpu_count=draw(COUNTS))
+    count = draw(st.integers(0, events_max))
+    events = [created, *(draw(later_events(slot_seconds, number, family)) for number in range(1, count + 1))]
+    if draw(st.booleans()):
+        # One source that numbers its events, in an order that its clock may contradict.
+        numbers = draw(st.permutations(range(len(events))))
+        events = [
+            replace(event, source="platform", sequence=number) for event, number in zip(events, numbers, strict=True)
+        ]
+    bound = st.none() | instants(slot_seconds)
+    return History(
+        tuple(events),
+        slot_seconds,
+        commanded_us=draw(st.none() | bound),
+        confirmed_until_us=draw(st.none() | bound),
+    )
+
+
+@st.composite
+def price_points(draw: st.DrawFn, slot_seconds: int) -> Prices:
+    """Prices from some instant on, with changes; `unpriced` never has one, the others perhaps not from the start."""
+    points: Prices = {}
+    for key in (("gpu", "a30"), ("gpu", "h100"), ("storage", "persistent")):
+        since_us = draw(st.sampled_from([0, 0, 0]) | instants(slot_seconds))
+        changes = draw(st.dictionaries(instants(slot_seconds), UNIT_PRICES, max_size=3))
+        points[key] = sorted({since_us: draw(UNIT_PRICES), **changes}.items())
+    return points
+
+
+@st.composite
+def cases(draw: st.DrawFn, events_max: int = 9) -> Case:
+    history = draw(histories(events_max))
+    return Case(
+        history, draw(price_points(history.slot_seconds)), draw(instants(history.slot_seconds, -1, SPAN_SLOTS + 3))
+    )
