@@ -3,5 +3,5 @@
 from shared.errors import TollkeeperError
 
 
-class StackFault(TollkeeperError):
+class StackError(TollkeeperError):
     """The local stack can't start or go on; the message is for the person at the terminal and says what to do."""

@@ -4,7 +4,7 @@ import socket
 
 import psutil
 
-from deploy.local.faults import StackFault
+from deploy.local.faults import StackError
 
 LOOPBACK = "127.0.0.1"
 
@@ -28,9 +28,9 @@ def is_taken(port: int, host: str = LOOPBACK) -> bool:
 
 
 def require_free(port: int, *, purpose: str, setting: str, host: str = LOOPBACK) -> None:
-    """Raise StackFault that names the port, who holds it, and the setting that changes it."""
+    """Raise StackError that names the port, who holds it, and the setting that changes it."""
     if is_taken(port, host):
-        raise StackFault(
+        raise StackError(
             f"port {port} for {purpose} is in use{_holder(port)}. Stop what listens there, or choose another port: "
             f"set {setting}, for example {setting}={_suggest(port)}."
         )
@@ -42,7 +42,7 @@ def _suggest(port: int) -> int:
 
 
 def _holder(port: int) -> str:
-    """" by <program> (process 123)", or nothing where the system does not tell."""
+    """ " by <program> (process 123)", or nothing where the system does not tell."""
     try:
         for connection in psutil.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from deploy.local.faults import StackFault
+from deploy.local.faults import StackError
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class ManagedProcess:
     @property
     def pid(self) -> int:
         if self._process is None:
-            raise StackFault(f"{self.name} was never started")
+            raise StackError(f"{self.name} was never started")
         return self._process.pid
 
     @property
@@ -137,7 +137,7 @@ class ManagedProcess:
     def start(self) -> None:
         """Start it in a session of its own, so that Ctrl-C reaches the supervisor alone; its output goes to the log."""
         if self.running:
-            raise StackFault(f"{self.name} runs already (process {self.pid})")
+            raise StackError(f"{self.name} runs already (process {self.pid})")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(

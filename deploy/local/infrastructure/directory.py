@@ -7,7 +7,7 @@ we were making it and no server ever ran on it. Nothing is ever deleted.
 from collections.abc import Callable
 from pathlib import Path
 
-from deploy.local.faults import StackFault
+from deploy.local.faults import StackError
 from deploy.local.processes import write_private
 
 COMPLETE = "COMPLETE"
@@ -35,7 +35,7 @@ class DataDirectory:
         """
         if self.complete:
             if not (self.data / essential).exists():
-                raise StackFault(
+                raise StackError(
                     f"{self.data} was complete once, but {essential} is gone: {self._server}'s data was removed or "
                     f"damaged. Restore it, or start empty: move {self.root} away."
                 )
@@ -51,16 +51,16 @@ class DataDirectory:
 
     def _move_aside(self) -> None:
         if not (self.root / MAKING).exists():
-            raise StackFault(
+            raise StackError(
                 f"{self.data} holds files, but no mark says that this project made it completely. It is left as it is. "
                 f"If it is {self._server} data that you need, keep it; then move {self.root} away or set "
                 "TOLLKEEPER_HOME to another directory."
             )
         if (self.data / self._used_sign).exists():
-            raise StackFault(
+            raise StackError(
                 f"{self.data} carries the mark of an interrupted set-up, but {self._server} has run on it, so it may "
-                f"hold data. It is left as it is. If the data is good, create the empty file {self.root / COMPLETE} and "
-                f"remove {self.root / MAKING}; to start empty, move {self.root} away."
+                f"hold data. It is left as it is. If the data is good, create the empty file "
+                f"{self.root / COMPLETE} and remove {self.root / MAKING}; to start empty, move {self.root} away."
             )
         number = 1
         while (aside := self.root / f"half-written-{number}").exists():

