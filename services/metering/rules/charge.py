@@ -55,16 +55,13 @@ def _charge_v1(history: History, prices: PriceTable, through_us: int) -> tuple[S
         return ()
     gpu = Tally(GPU, bounds.created_us, bounds.slot_us)
     storage = Tally(STORAGE, bounds.created_us, bounds.slot_us)
-    disk_prices = prices.schedule(STORAGE, PERSISTENT)
     for state, next_us in timeline.intervals():
         if state.from_us >= bounds.limit_us:
             break
-        to_us = bounds.limit_us if next_us is None else min(next_us, bounds.limit_us)
         if state.phase == "running" and state.gpu_sku is not None and state.gpu_count > 0:
+            to_us = bounds.limit_us if next_us is None else min(next_us, bounds.limit_us)
             _take_gpu(gpu, bounds, prices, state, to_us)
-        if state.phase != "deleted" and state.storage_gb > 0:
-            slot_from, slot_to = bounds.first_slot_from(state.from_us), bounds.first_slot_from(to_us)
-            storage.take(PERSISTENT, state.storage_gb, disk_prices, slot_from, min(slot_to, bounds.slots_to))
+    _take_storage(storage, bounds, prices, timeline)
     return gpu.segments(history.slot_seconds) + storage.segments(history.slot_seconds)
 
 
@@ -100,6 +97,22 @@ def _take_gpu(tally: Tally, bounds: _Bounds, prices: PriceTable, state: State, t
         else:
             slot_from += 1
     tally.take(state.gpu_sku, state.gpu_count, schedule, slot_from, slot_to)
+
+
+def _take_storage(tally: Tally, bounds: _Bounds, prices: PriceTable, timeline: Timeline) -> None:
+    """Charge every slot from creation to the limit, at the size as at its start."""
+    schedule = prices.schedule(STORAGE, PERSISTENT)
+    sizes = timeline.configurations
+    for position, size in enumerate(sizes):
+        if size.from_us >= bounds.limit_us:
+            break
+        if size.storage_gb > 0:
+            # At the deletion the limit ends it: a deleted resource keeps its last configuration.
+            last = position + 1 == len(sizes)
+            slot_to = (
+                bounds.slots_to if last else min(bounds.first_slot_from(sizes[position + 1].from_us), bounds.slots_to)
+            )
+            tally.take(PERSISTENT, size.storage_gb, schedule, bounds.first_slot_from(size.from_us), slot_to)
 
 
 def hourly_price(segments: tuple[Segment, ...]) -> int:

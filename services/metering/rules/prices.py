@@ -15,6 +15,12 @@ Key = tuple[str, str]
 Entry = tuple[int, int]
 
 
+def entries_by(entries: tuple[Entry, ...], at_us: int) -> int:
+    """How many entries have taken effect by an instant, that instant included."""
+    # No price is negative, so this sorts before all entries of the next microsecond; a key function costs far more.
+    return bisect_left(entries, (at_us + 1, -1))
+
+
 class ServiceRate(NamedTuple):
     """`price_micros` for every `unit_size` units called `unit_name` (1000 tokens)."""
 
@@ -64,14 +70,14 @@ class PriceTable:
     def unit_price(self, kind: str, sku: str, at_us: int) -> int | None:
         """Micros per unit and hour in force at an instant (for a service, per unit size); None before the first."""
         entries = self.schedule(kind, sku)
-        position = bisect_right(entries, at_us, key=_effective_from_us)
+        position = entries_by(entries, at_us)
         return entries[position - 1][1] if position else None
 
     def boundaries(self, kind: str, sku: str, from_us: int, to_us: int) -> tuple[int, ...]:
         """The instants strictly between `from_us` and `to_us` at which a price of the SKU takes effect."""
         entries = self.schedule(kind, sku)
-        first = bisect_right(entries, from_us, key=_effective_from_us)
-        last = bisect_left(entries, to_us, key=_effective_from_us)
+        first = entries_by(entries, from_us)
+        last = entries_by(entries, to_us - 1)
         return tuple(effective_us for effective_us, _ in entries[first:last])
 
     def service_rate(self, sku: str, at_us: int) -> ServiceRate | None:
@@ -93,10 +99,6 @@ class PriceTable:
             rated[book.effective_from_us] = ServiceRate(*rate)
             rates[sku] = tuple(sorted(rated.items()))
         return PriceTable(entries, book.version, rates)
-
-
-def _effective_from_us(entry: Entry) -> int:
-    return entry[0]
 
 
 def _rate_from_us(entry: tuple[int, ServiceRate]) -> int:

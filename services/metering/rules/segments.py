@@ -1,9 +1,8 @@
 """Charged slots of one resource, gathered into segments of one price: the shape in which a charge is stated."""
 
-from bisect import bisect_right
 from dataclasses import dataclass
 
-from services.metering.rules.prices import Entry
+from services.metering.rules.prices import Entry, entries_by
 from shared.money import cumulative_charge
 
 SlotRange = tuple[int, int]
@@ -46,10 +45,6 @@ def total(segments: tuple[Segment, ...]) -> dict[str, int]:
     return amounts
 
 
-def _effective_from_us(entry: Entry) -> int:
-    return entry[0]
-
-
 class _Open:
     """A segment that still grows."""
 
@@ -87,7 +82,7 @@ class Tally:
         """Charge slots, each at the price in force at its start; slots without a price are not charged."""
         start_us = self._created_us + slot_from * self._slot_us
         # The price in force at the first slot's start; before the first price of all, begin with that one.
-        position = max(bisect_right(schedule, start_us, key=_effective_from_us) - 1, 0)
+        position = max(entries_by(schedule, start_us) - 1, 0)
         while slot_from < slot_to and position < len(schedule):
             effective_us, unit_price_micros = schedule[position]
             position += 1

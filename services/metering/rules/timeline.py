@@ -63,10 +63,12 @@ class Timeline:
     def configurations(self) -> tuple[Configuration, ...]:
         """The configurations in order, each from the instant it replaced another."""
         found: list[Configuration] = []
+        last: tuple[str | None, int, int] | None = None
         for state in self.states:
-            configuration = Configuration(state.from_us, state.gpu_sku, state.gpu_count, state.storage_gb)
-            if not found or found[-1][1:] != configuration[1:]:
-                found.append(configuration)
+            stated = state[2:5]
+            if stated != last:
+                found.append(Configuration(state.from_us, *stated))
+                last = stated
         return tuple(found)
 
     @property

@@ -8,7 +8,7 @@ Prices = dict[tuple[str, str], list[tuple[int, int]]]
 
 
 class Slot(NamedTuple):
-    index: int
+    number: int
     sku: str
     quantity: int
     unit_price_micros: int
@@ -39,7 +39,7 @@ def live(history: History) -> Life:
     facts = [(created.time_us, created)]
     deleted_us = None
     for event in events:
-        at_us = event.time_us if event.time_us > facts[-1][0] else facts[-1][0]
+        at_us = max(facts[-1][0], event.time_us)
         facts.append((at_us, event))
         if event.type.endswith(".deleted"):
             deleted_us = at_us
@@ -77,8 +77,8 @@ def slots(history: History, prices: Prices, through_us: int) -> dict[str, list[S
     ends += [end for end in (life.deleted_us, history.commanded_us) if end is not None]
     length_us = history.slot_seconds * 1_000_000
     found: dict[str, list[Slot]] = {"gpu": [], "storage": []}
-    index = 0
-    while (start_us := life.created_us + index * length_us) < min(ends):
+    number = 0
+    while (start_us := life.created_us + number * length_us) < min(ends):
         if history.confirmed_until_us is not None and start_us >= history.confirmed_until_us:
             break
         instants = {start_us}
@@ -90,14 +90,14 @@ def slots(history: History, prices: Prices, through_us: int) -> dict[str, list[S
                 continue
             unit = price_at(prices, "gpu", sku, start_us)
             if unit is not None and (best is None or unit * count >= best.unit_price_micros * best.quantity):
-                best = Slot(index, sku, count, unit)
+                best = Slot(number, sku, count, unit)
         if best is not None:
             found["gpu"].append(best)
         size_gb = replay(life, start_us)[3]
         unit = price_at(prices, "storage", "persistent", start_us)
         if size_gb > 0 and unit is not None:
-            found["storage"].append(Slot(index, "persistent", size_gb, unit))
-        index += 1
+            found["storage"].append(Slot(number, "persistent", size_gb, unit))
+        number += 1
     return found
 
 
