@@ -13,6 +13,7 @@ from tests.oracle.instants import instant
 FUTURE_US = 5 * 60 * 1_000_000
 # The contract's limits: a longer event is refused, and so is a name of another shape.
 LINE_BYTES_MAX = 256 * 1024
+_COUNT_MAX = {"gpu_count": 4096, "persistent_storage_gb": 100_000_000, "size_gb": 100_000_000, "quantity": 10**15}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
 CONTAINER = ("container.created", "container.started", "container.resized", "container.stopped", "container.deleted")
@@ -96,7 +97,7 @@ class UnreadableError(Exception):
 
 def _text(holder: Mapping[str, Any], name: str) -> str:
     value = holder.get(name)
-    if not isinstance(value, str) or not value or len(value) > 200:
+    if not isinstance(value, str) or not value or len(value) > 200 or not value.isprintable():
         raise UnreadableError(f"{name} is missing or no text")
     return value
 
@@ -112,7 +113,7 @@ def _count(holder: Mapping[str, Any], name: str) -> int | None:
     value = holder.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _COUNT_MAX.get(name, 2**62):
         raise UnreadableError(f"{name} is no whole number of at least 0")
     return value
 

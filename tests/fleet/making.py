@@ -1,0 +1,190 @@
+"""Fleets: what the platforms of two regions say of their containers and volumes over some hours."""
+
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+SECOND_US = 1_000_000
+HOUR_US = 3600 * SECOND_US
+
+Event = dict[str, Any]
+
+REGIONS: dict[str, dict[str, Any]] = {
+    "vn": {"currency": "VND", "slot_seconds": 60, "opened_at": "2020-01-01T00:00:00Z", "grace_seconds": 86400},
+    "jp": {"currency": "JPY", "slot_seconds": 7, "opened_at": "2020-01-01T00:00:00Z", "grace_seconds": 86400},
+}
+GPUS = ("h100-sxm", "a30", "l4", "never-priced")
+SERVICES = ("tokens", "images")
+
+
+def timestamp(instant_us: int) -> str:
+    """RFC 3339 with a fraction only where there is one."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=instant_us)
+    return moment.replace(tzinfo=None).isoformat() + "Z"
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """`events` in the order of their times; `books` in the order in which they are to be published."""
+
+    regions: dict[str, dict[str, Any]]
+    books: tuple[dict[str, Any], ...]
+    events: tuple[Event, ...]
+    start_us: int
+    end_us: int
+
+    @property
+    def accounts(self) -> list[tuple[str, str]]:
+        return sorted({(event["data"]["region"], event["data"]["tenant_id"]) for event in self.events})
+
+    def lines(self) -> list[str]:
+        return lines_of(self.events)
+
+
+def lines_of(events: Sequence[Event]) -> list[str]:
+    return [json.dumps(event, separators=(",", ":")) for event in events]
+
+
+def make_books(start_us: int, hours: int) -> tuple[dict[str, Any], ...]:
+    """Prices with awkward micros; while the fleet lives one book repeats prices, one changes some, one changes back."""
+    base: dict[str, Any] = {
+        "gpu": {"h100-sxm": "2.541007", "a30": "0.67", "l4": "0.333333"},
+        "storage": {"persistent": "0.000131"},
+        "services": {
+            "tokens": {"unit": "1000-tokens", "price": "0.000407"},
+            "images": {"unit": "image", "price": "0.03"},
+        },
+    }
+    books: list[dict[str, Any]] = []
+    for region in REGIONS:
+        books.append({"region": region, "effective_from": timestamp(start_us - HOUR_US), **base})
+        quarter_us = hours * HOUR_US // 4
+        repeated = {"gpu": {"h100-sxm": "2.541007"}, "storage": base["storage"]}
+        changed = {"gpu": {"h100-sxm": "2.6", "a30": "0.5"}, "services": {"images": {"unit": "image", "price": "0.04"}}}
+        back = {"gpu": {"h100-sxm": "2.541007"}, "storage": {"persistent": "0.0002"}}
+        for number, prices in enumerate((repeated, changed, back), start=1):
+            # Odd seconds: prices change within slots, and slots go by their start.
+            effective_us = start_us + number * quarter_us + number * 17 * SECOND_US
+            books.append({"region": region, "effective_from": timestamp(effective_us), **prices})
+    return tuple(books)
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Draws the lives of a fleet in [start_us, end_us)."""
+
+    draw: random.Random
+    start_us: int
+    end_us: int
+    tenants: int
+
+    def owner(self) -> tuple[str, str]:
+        return self.draw.choice(list(REGIONS)), f"tenant-{self.draw.randrange(self.tenants)}"
+
+    def instant(self, from_us: int) -> int:
+        """An instant from then on: mostly whole seconds, sometimes microseconds, sometimes the same one again."""
+        span_us = max(self.end_us - from_us, 1)
+        step_us = self.draw.choice(
+            [0, 1, 250_000, SECOND_US, 7 * SECOND_US, 60 * SECOND_US, span_us // 9, span_us // 3]
+        )
+        at_us = from_us + (self.draw.randrange(step_us) if step_us > 1 else step_us)
+        return at_us if self.draw.random() < 0.2 else at_us // SECOND_US * SECOND_US
+
+    def container(self, number: int) -> Iterator[Event]:
+        """Created, then started, stopped and resized a few times, often within one slot; then perhaps deleted."""
+        region, tenant = self.owner()
+        subject, gpu_count = f"ctr-{number}", self.draw.choice([0, 1, 1, 2, 8])
+        at_us = self.instant(self.start_us)
+        configuration: dict[str, Any] = {"gpu_count": gpu_count, "persistent_storage_gb": self.draw.choice([0, 1, 500])}
+        if gpu_count:
+            configuration["gpu_sku"] = self.draw.choices(GPUS, (4, 4, 3, 1))[0]
+        made = [("created", at_us, configuration)]
+        for _ in range(self.draw.randrange(9)):
+            at_us = max(self.instant(at_us), at_us)
+            verb = self.draw.choices(("started", "stopped", "resized"), (4, 3, 2))[0]
+            made.append((verb, at_us, self.resize() if verb == "resized" else {}))
+        if self.draw.random() < 0.5:
+            made.append(("deleted", max(self.instant(at_us), at_us), {}))
+        sequenced = self.draw.random() < 0.5
+        for position, (verb, when_us, data) in enumerate(made):
+            event_us = when_us
+            if self.draw.random() < 0.1 and position:
+                # A producer's clock that runs behind: before its creation, or before what it followed.
+                event_us -= self.draw.choice([1, 30, 90]) * SECOND_US
+            extra = {**data, **({"sequence": position} if sequenced else {})}
+            yield self.event(f"container.{verb}", f"{subject}-{position}", subject, region, tenant, event_us, extra)
+
+    def resize(self) -> dict[str, Any]:
+        change: dict[str, Any] = {}
+        if self.draw.random() < 0.6:
+            change["gpu_count"] = self.draw.choice([0, 1, 2, 4])
+        if self.draw.random() < 0.4:
+            change["gpu_sku"] = self.draw.choice(GPUS)
+        if self.draw.random() < 0.4 or not change:
+            change["persistent_storage_gb"] = self.draw.choice([0, 3, 40, 500])
+        return change
+
+    def volume(self, number: int) -> Iterator[Event]:
+        region, tenant = self.owner()
+        subject, at_us = f"vol-{number}", self.instant(self.start_us)
+        yield self.event("volume.created", f"{subject}-0", subject, region, tenant, at_us, {"size_gb": 100})
+        for position in range(1, self.draw.randrange(1, 4)):
+            at_us = max(self.instant(at_us), at_us)
+            size = {"size_gb": self.draw.choice([0, 10, 250])}
+            yield self.event("volume.resized", f"{subject}-{position}", subject, region, tenant, at_us, size)
+        if self.draw.random() < 0.5:
+            yield self.event(
+                "volume.deleted", f"{subject}-9", subject, region, tenant, max(self.instant(at_us), at_us), {}
+            )
+
+    def usage(self, number: int) -> Event:
+        region, tenant = self.owner()
+        from_us = self.instant(self.start_us)
+        data = {
+            "sku": self.draw.choice(SERVICES),
+            "quantity": self.draw.choice([1, 7, 333, 12_345]),
+            "from": timestamp(from_us),
+            "to": timestamp(from_us + SECOND_US),
+        }
+        event = self.event("service.usage", f"usage-{number}", "", region, tenant, from_us, data)
+        del event["subject"]
+        return event
+
+    def event(
+        self, kind: str, event_id: str, subject: str, region: str, tenant: str, at_us: int, data: dict[str, Any]
+    ) -> Event:
+        return {
+            "specversion": "1.0",
+            "id": event_id,
+            "source": f"platform/{region}",
+            "type": kind,
+            "subject": subject,
+            "time": timestamp(at_us),
+            "datacontenttype": "application/json",
+            "data": {"region": region, "tenant_id": tenant, **data},
+        }
+
+
+def make_fleet(
+    seed: int,
+    start_us: int,
+    *,
+    hours: int = 4,
+    tenants: int = 4,
+    containers: int = 40,
+    volumes: int = 8,
+    usages: int = 30,
+) -> Fleet:
+    """A fleet that lives for `hours` from `start_us` on; no conflicts in it, so any order gives the same totals."""
+    maker = Maker(random.Random(seed), start_us, start_us + hours * HOUR_US, tenants)
+    events: list[Event] = []
+    for number in range(containers):
+        events += maker.container(number)
+    for number in range(volumes):
+        events += maker.volume(number)
+    events += [maker.usage(number) for number in range(usages)]
+    events.sort(key=lambda event: (event["time"].ljust(27, "0"), event["id"]))
+    return Fleet(REGIONS, make_books(start_us, hours), tuple(events), start_us, maker.end_us)
