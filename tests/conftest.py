@@ -45,7 +45,7 @@ def databases(postgres_admin_url: str) -> Iterator[Databases]:
 
 @pytest.fixture
 async def make_database(databases: Databases) -> AsyncIterator[MakeDatabase]:
-    """`owner_url, app_url = await make_database("metering")`: a fresh migrated database, dropped after the test."""
+    """Give fresh migrated databases, dropped after the test: `owner_url, app_url = await make(...)` with a service."""
     names: list[str] = []
 
     async def make(service: str) -> tuple[str, str]:
@@ -60,7 +60,7 @@ async def make_database(databases: Databases) -> AsyncIterator[MakeDatabase]:
 
 @pytest.fixture(scope="module")
 def make_module_database(databases: Databases) -> Iterator[MakeDatabaseBlocking]:
-    """`owner_url, app_url = make_module_database("metering")`: a database that the tests of a module share."""
+    """Give databases that a module's tests share, without await."""
     names: list[str] = []
 
     def make(service: str) -> tuple[str, str]:

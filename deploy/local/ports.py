@@ -42,10 +42,10 @@ def _suggest(port: int) -> int:
 
 
 def _holder(port: int) -> str:
-    """ " by <program> (process 123)", or nothing where the system does not tell."""
+    """Say who listens, as "by <program> (process 123)" after a space, or nothing where the system is silent."""
     try:
         for connection in psutil.net_connections("inet"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port and connection.pid:
+            if connection.status == psutil.CONN_LISTEN and connection.laddr[1:] == (port,) and connection.pid:
                 return f" by {psutil.Process(connection.pid).name()} (process {connection.pid})"
     except psutil.Error:
         return ""

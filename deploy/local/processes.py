@@ -11,10 +11,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
 from deploy.local.faults import StackError
+
+_LOG_BYTES_MAX = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,7 @@ def signal_tree(pid: int, number: int) -> None:
 
 
 class ManagedProcess:
-    """One program with its log file and a record on disk, so that a later run finds what an earlier one left behind.
+    """One program. `log` takes its output (None: the caller's own does), `record` tells a later run of it.
 
     Not thread-safe: one owner starts and stops it.
     """
@@ -96,7 +99,7 @@ class ManagedProcess:
         name: str,
         command: Sequence[str],
         *,
-        log: Path,
+        log: Path | None,
         record: Path | None = None,
         environment: Mapping[str, str] | None = None,
         directory: Path | None = None,
@@ -138,13 +141,13 @@ class ManagedProcess:
         """Start it in a session of its own, so that Ctrl-C reaches the supervisor alone; its output goes to the log."""
         if self.running:
             raise StackError(f"{self.name} runs already (process {self.pid})")
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("ab") as log:
+        with contextlib.ExitStack() as files:
+            log = None if self.log is None else files.enter_context(open_log(self.log))
             self._process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=subprocess.STDOUT if log else None,
                 cwd=self._directory,
                 env=self._environment,
                 start_new_session=True,
@@ -155,6 +158,11 @@ class ManagedProcess:
         identity = self.identity
         if self._record is not None and identity is not None:
             write_private(self._record, json.dumps(asdict(identity)))
+
+    def request_stop(self) -> None:
+        """Ask it to end, without waiting."""
+        if self._process is not None and self.running:
+            self._process.send_signal(self._stop_signal)
 
     def stop(self) -> None:
         """End it politely, and by force where that takes too long."""
@@ -177,11 +185,19 @@ class ManagedProcess:
         self._forget()
 
     def log_tail(self, lines: int = 20) -> str:
-        return tail(self.log, lines)
+        return "" if self.log is None else tail(self.log, lines)
 
     def _forget(self) -> None:
         if self._record is not None:
             self._record.unlink(missing_ok=True)
+
+
+def open_log(path: Path) -> BinaryIO:
+    """A log to append to. One of an earlier run that has grown large is set aside, with one predecessor kept."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size > _LOG_BYTES_MAX:
+        path.replace(path.with_suffix(".old.log"))
+    return path.open("ab")
 
 
 def stop_leftover(record: Path, stop_signal: int, stop_seconds: float = 30) -> bool:

@@ -26,12 +26,12 @@ def temporary_home(prefix: str = "tollkeeper-test-") -> Iterator[Path]:
 
 
 def make_postgres(home: Path) -> EmbeddedPostgres:
-    """A PostgreSQL of a test's own, to stop, kill and restart: `with make_postgres(home) as server`."""
+    """One server of a test's own, to stop, kill and restart; a context manager."""
     return EmbeddedPostgres(home, port=find_free_port(), cache=LocalSettings.read().cache)
 
 
 def make_kafka(home: Path) -> EmbeddedKafka:
-    """A Kafka of a test's own, to stop, kill and restart: `with make_kafka(home) as server`."""
+    """One node of a test's own, to stop, kill and restart; a context manager."""
     return EmbeddedKafka(home, port=find_free_port(), cache=LocalSettings.read().cache)
 
 

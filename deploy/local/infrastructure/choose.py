@@ -20,9 +20,9 @@ _ADDRESS_SECONDS = 20
 class Infrastructure:
     """Kafka and PostgreSQL as one thing to start and stop; stops only what it started itself."""
 
-    def __init__(self, settings: LocalSettings, report: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, settings: LocalSettings) -> None:
         self._settings = settings
-        self._report = report
+        self._report: Callable[[str], None] = lambda _: None
         self._stops = contextlib.ExitStack()
         self.postgres_origin: Origin = "address"
         self.kafka_origin: Origin = "address"
@@ -42,8 +42,12 @@ class Infrastructure:
         assert self._bootstrap is not None, "start() gives the address"
         return self._bootstrap
 
-    def start(self) -> Self:
-        """Start what is missing and return when both answer; on a fault nothing that was started stays."""
+    def start(self, report: Callable[[str], None] = lambda _: None) -> Self:
+        """Start what is missing and return when both answer; on a fault nothing that was started stays.
+
+        `report` is told what is being done.
+        """
+        self._report = report
         try:
             self._check_addresses()
             if self._missing():

@@ -129,7 +129,13 @@ class EmbeddedPostgres:
 
     def _run_initdb(self, data: Path, password_file: Path) -> None:
         command = [
-            *(self._programs / "bin" / "initdb", "-D", data, f"--pwfile={password_file}", "--username=postgres"),
+            *(
+                str(self._programs / "bin" / "initdb"),
+                "-D",
+                str(data),
+                f"--pwfile={password_file}",
+                "--username=postgres",
+            ),
             *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"),
         ]
         answer = subprocess.run(

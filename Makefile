@@ -1,0 +1,39 @@
+# All a newcomer needs: `make run` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+# The name of the stamp holds the lock's hash: a changed lock sets up again, an unchanged one costs nothing.
+LOCK_HASH := $(shell cksum requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
+STAMP := .venv/.installed-$(LOCK_HASH)
+
+.PHONY: help setup run test lint types bench
+
+help: ## what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(STAMP) ## set up .venv from the lock file
+
+$(STAMP):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11: install a newer Python, or name one: make PYTHON=python3.12 run"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@rm -f .venv/.installed-*
+	@touch $@
+
+run: setup ## start the stack and the demo (DEMO=0: without the demo)
+	@exec $(BIN)/tollkeeper up $(if $(filter 0,$(DEMO)),--no-demo)
+
+test: setup ## run all tests
+	$(BIN)/pytest
+
+lint: setup ## style, format, and who may import whom
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports
+
+types: setup ## strict types
+	$(BIN)/mypy
+
+bench: setup ## measure the whole pipeline
+	$(BIN)/python -m tests.bench

@@ -1,0 +1,183 @@
+"""The local stack as three actions: `up`, `down`, `status`. The command line `tollkeeper` calls them."""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+
+from deploy.local.environment import apply_demo, demo_exists
+from deploy.local.faults import StackError
+from deploy.local.launch import Launch
+from deploy.local.processes import signal_tree, stop_leftover, tail
+from deploy.local.services import SERVICES, Service
+from deploy.local.settings import LocalSettings
+from deploy.local.state import Home, HomeLock, StackState
+from deploy.local.status import print_status, read_status
+from deploy.local.supervisor import StopRequest
+
+LAUNCHER = (sys.executable, "-m", "deploy.local.stack")
+_DETACH_SECONDS = 300
+_DOWN_SECONDS = 180
+_LEFTOVER_SECONDS = 20
+_POLL_SECONDS = 0.1
+
+
+def up(
+    *,
+    detach: bool = False,
+    demo: bool = True,
+    test_clock: bool = False,
+    clock_start: str = "now",
+    environment: Mapping[str, str] | None = None,
+    services: Sequence[Service] = SERVICES,
+    console: Console | None = None,
+    launcher: Sequence[str] = LAUNCHER,
+) -> None:
+    """Start the stack and stay with it until Ctrl-C or SIGTERM; with `detach`, return once it is ready.
+
+    The demo runs where there is one and `demo` is not False. `test_clock` makes a new home a test, whose clock stands
+    at `clock_start` (RFC 3339, or "now") until somebody moves it. Raises StackError with what to do.
+    """
+    console = console or Console()
+    user = dict(os.environ if environment is None else environment)
+    settings = LocalSettings.read(user)
+    home = Home(settings.home)
+    home.make(test_clock=test_clock, clock_start=clock_start)
+    with_demo = demo and demo_exists() and not home.is_test
+    if with_demo:
+        user = apply_demo(user)
+    lock = HomeLock(settings.home)
+    if not lock.acquire():
+        state = home.read_state()
+        who = f" (process {state.supervisor.pid})" if state else ""
+        raise StackError(
+            f"another stack runs on {settings.home} already{who}. Use it, stop it with `tollkeeper down`, or start a "
+            "second one elsewhere: set TOLLKEEPER_HOME and the ports."
+        )
+    if detach:
+        lock.release()
+        _launch_detached([*launcher, "up", *([] if demo else ["--no-demo"])], user, home, console)
+        return
+    try:
+        _end_leftovers(home)
+        stop_request = StopRequest()
+        stop_request.listen()
+        Launch(settings, user, services, demo=with_demo, console=console, stop_request=stop_request).run()
+    finally:
+        lock.release()
+
+
+def down(*, environment: Mapping[str, str] | None = None, console: Console | None = None) -> bool:
+    """Stop the stack of this home, and what a killed supervisor left behind; whether anything ran."""
+    console = console or Console()
+    home = Home(LocalSettings.read(environment).home)
+    state = home.read_state()
+    if state is None:
+        console.print(f"nothing runs on {home.path}", highlight=False, soft_wrap=True)
+        return False
+    if state.supervisor.alive:
+        with console.status("stopping"):
+            state.supervisor.signal(signal.SIGTERM)
+            if not state.supervisor.wait(_DOWN_SECONDS):
+                raise StackError(
+                    f"the stack (process {state.supervisor.pid}) is not down after {_DOWN_SECONDS} s; see {home.path}/logs"
+                )
+    else:
+        _end_leftovers(home)
+    console.print(f"stopped {home.path}", highlight=False, soft_wrap=True)
+    return True
+
+
+def status(
+    *, as_json: bool = False, environment: Mapping[str, str] | None = None, console: Console | None = None
+) -> bool:
+    """Tell how the stack of this home is doing; whether all of it is ready."""
+    console = console or Console()
+    found = read_status(Home(LocalSettings.read(environment).home))
+    if as_json:
+        console.file.write(json.dumps(found.as_json(), indent=2) + "\n")
+    else:
+        print_status(found, console)
+    return found.ready
+
+
+def _launch_detached(command: Sequence[str], user: Mapping[str, str], home: Home, console: Console) -> None:
+    """Start a supervisor that outlives this terminal, and return when its stack is ready."""
+    log = home.logs("stack")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        supervisor = subprocess.Popen(
+            command, env=dict(user), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    deadline = time.monotonic() + _DETACH_SECONDS
+    with console.status("starting"):
+        while not _is_ready(home.read_state(), supervisor.pid):
+            if supervisor.poll() is not None:
+                raise StackError(f"the stack did not start:\n{tail(log, 30)}")
+            if time.monotonic() > deadline:
+                supervisor.send_signal(signal.SIGTERM)
+                raise StackError(f"the stack was not ready after {_DETACH_SECONDS} s and is being stopped; see {log}")
+            time.sleep(_POLL_SECONDS)
+    console.print(tail(log, 30), highlight=False, markup=False)
+    console.print("It runs in the background: `tollkeeper status` shows it, `tollkeeper down` stops it.")
+
+
+def _is_ready(state: StackState | None, supervisor: int) -> bool:
+    return state is not None and state.phase == "ready" and state.supervisor.pid == supervisor
+
+
+def _end_leftovers(home: Home) -> None:
+    """End what a killed supervisor left: services first, then its servers. Only the very same processes are touched."""
+    state = home.read_state()
+    if state is not None and state.supervisor.alive and state.supervisor.pid != os.getpid():
+        return
+    left = [] if state is None else [entry.identity for entry in state.services.values() if entry.identity]
+    for identity in left:
+        identity.signal(signal.SIGTERM)
+    for identity in left:
+        if not identity.wait(_LEFTOVER_SECONDS):
+            signal_tree(identity.pid, signal.SIGKILL)
+    stop_leftover(home.path / "kafka.process", signal.SIGTERM)
+    stop_leftover(home.path / "postgres.process", signal.SIGINT)
+    home.forget_state()
+
+
+def main(arguments: Sequence[str] | None = None, services: Sequence[Service] = SERVICES) -> int:
+    """`python -m deploy.local.stack`, which a detached stack runs as; answers the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m deploy.local.stack")
+    actions = parser.add_subparsers(dest="action", required=True)
+    starting = actions.add_parser("up")
+    starting.add_argument("--detach", action="store_true")
+    starting.add_argument("--no-demo", action="store_true")
+    starting.add_argument("--test-clock", action="store_true")
+    starting.add_argument("--clock-start", default="now")
+    actions.add_parser("down")
+    actions.add_parser("status").add_argument("--json", action="store_true")
+    options = parser.parse_args(arguments)
+    try:
+        if options.action == "up":
+            up(
+                detach=options.detach,
+                demo=not options.no_demo,
+                test_clock=options.test_clock,
+                clock_start=options.clock_start,
+                services=services,
+            )
+        elif options.action == "down":
+            down()
+        else:
+            return 0 if status(as_json=options.json) else 1
+    except StackError as fault:
+        sys.stderr.write(f"tollkeeper: {fault}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
