@@ -51,7 +51,7 @@ def lines_of(events: Sequence[Event]) -> list[str]:
 def make_books(start_us: int, hours: int) -> tuple[dict[str, Any], ...]:
     """Prices with awkward micros; while the fleet lives one book repeats prices, one changes some, one changes back."""
     base: dict[str, Any] = {
-        "gpu": {"h100-sxm": "2.541007", "a30": "0.67", "l4": "0.333333"},
+        "gpu": {"h100-sxm": "2.541007", "a30": "0.67", "l4": "0.335"},
         "storage": {"persistent": "0.000131"},
         "services": {
             "tokens": {"unit": "1000-tokens", "price": "0.000407"},

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.oracle.lives import Life, live
 from tests.oracle.prices import Prices, Rate
-from tests.oracle.reading import LeftOut, Page, Reading, Usage, read_lines
+from tests.oracle.reading import LeftOut, Page, Reading, read_lines
 from tests.oracle.slots import KINDS, Grid, add_up, by_the_block, by_the_slot
 
 Account = tuple[str, str]
@@ -94,15 +94,8 @@ def _note_unpriced(result: Answer, prices: Prices, kind: str, sku: str, region: 
 
 def _charge_usage(result: Answer, reading: Reading, prices: Prices) -> None:
     """All quantities of one tenant, SKU and price are added up first and rounded down once."""
-    known: dict[tuple[str, str], Usage] = {}
     sums: dict[tuple[Account, str, Rate], int] = {}
     for usage in reading.usage:
-        twin = known.get((usage.source, usage.event_id))
-        if twin is not None:
-            if twin.content() != usage.content():
-                result.left_out.append(LeftOut(usage.line, "conflict: same id, other content", usage.event_id))
-            continue
-        known[usage.source, usage.event_id] = usage
         rate = prices.at(usage.region, "service", usage.sku, usage.from_us)
         if rate is None:
             _note_unpriced(result, prices, "service", usage.sku, usage.region, usage.from_us)

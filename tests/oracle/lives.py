@@ -33,29 +33,24 @@ class Life:
 
 
 def accept(facts: Sequence[Fact], left_out: list[LeftOut]) -> list[Fact]:
-    """The facts of one resource that count, its creation first; `facts` come in the order of the file."""
+    """The facts of one resource that count, its creation first; `facts` come in the order of the file, each once."""
     created = next((fact for fact in facts if fact.verb == "created"), None)
     if created is None:
         left_out.extend(LeftOut(fact.line, "pending: never created", fact.subject) for fact in facts)
         return []
-    known = {(created.source, created.event_id): created}
+    accepted = [created]
     for fact in facts:
-        twin = known.get((fact.source, fact.event_id))
-        if twin is not None and twin.content() == fact.content():
+        if fact is created:
             continue
-        if twin is not None:
-            reason = "conflict: same id, other content"
-        elif fact.tenant_id != created.tenant_id:
-            reason = "conflict: other tenant"
+        if fact.tenant_id != created.tenant_id:
+            left_out.append(LeftOut(fact.line, "conflict: other tenant", fact.subject))
         elif fact.family != created.family:
-            reason = "conflict: other family"
+            left_out.append(LeftOut(fact.line, "conflict: other family", fact.subject))
         elif fact.verb == "created":
-            reason = "conflict: second creation"
+            left_out.append(LeftOut(fact.line, "conflict: second creation", fact.subject))
         else:
-            known[fact.source, fact.event_id] = fact
-            continue
-        left_out.append(LeftOut(fact.line, reason, fact.subject))
-    return list(known.values())
+            accepted.append(fact)
+    return accepted
 
 
 def in_order(accepted: Sequence[Fact]) -> list[tuple[int, Fact]]:

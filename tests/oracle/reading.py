@@ -219,10 +219,17 @@ class Reading:
     pages: list[Page]
     left_out: list[LeftOut]
 
+    def take(self, item: Fact | Usage) -> None:
+        if isinstance(item, Fact):
+            self.facts.setdefault((item.region, item.subject), []).append(item)
+        else:
+            self.usage.append(item)
+
 
 def read_lines(lines: Iterable[str | bytes], regions: Mapping[str, Mapping[str, Any]], now_us: int) -> Reading:
     """`regions` are a deployment's settings; what lies more than five minutes after `now_us` has not happened yet."""
     reading = Reading({}, [], [], [])
+    known: dict[tuple[type, str, str], tuple[object, ...]] = {}
     for number, text in enumerate(lines, start=1):
         if not text.strip():
             continue
@@ -234,22 +241,25 @@ def read_lines(lines: Iterable[str | bytes], regions: Mapping[str, Mapping[str, 
         reason = _misplaced(item, regions, now_us)
         if reason is not None:
             reading.left_out.append(LeftOut(number, reason))
-        elif isinstance(item, Fact):
-            reading.facts.setdefault((item.region, item.subject), []).append(item)
-        elif isinstance(item, Usage):
-            reading.usage.append(item)
-        else:
+        elif isinstance(item, Page):
             reading.pages.append(item)
+        elif (name := (type(item), item.source, item.event_id)) in known:
+            # The first use of a (source, id) gives it its meaning; the same again is nothing new.
+            if known[name] != item.content():
+                reading.left_out.append(LeftOut(number, "conflict: same id, other content"))
+        else:
+            known[name] = item.content()
+            reading.take(item)
     return reading
 
 
 def _misplaced(item: Fact | Usage | Page, regions: Mapping[str, Mapping[str, Any]], now_us: int) -> str | None:
     if item.region not in regions:
         return "unknown region"
-    first_us = item.from_us if isinstance(item, Usage) else item.time_us
+    first_us, last_us = (item.from_us, item.to_us) if isinstance(item, Usage) else (item.time_us, item.time_us)
     if first_us < instant(regions[item.region]["opened_at"]):
         return "before the region opened"
-    if item.time_us > now_us + FUTURE_US:
+    if last_us > now_us + FUTURE_US:
         return "in the future"
     return None
 
