@@ -1,0 +1,70 @@
+"""`tollkeeper`: the command line of a Tollkeeper deployment. One module per group of commands."""
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from deploy.cli.account import account
+from deploy.cli.clock import clock
+from deploy.cli.dead import dead
+from deploy.cli.faults import EXIT_CODES, FOUND, TIMEOUT, USAGE, CommandError, EarlyExitError
+from deploy.cli.output import remark
+from deploy.cli.prices import prices
+from deploy.cli.publish import publish
+from deploy.cli.settled import wait_settled
+from deploy.cli.stack import stack_down, stack_status, stack_up
+from deploy.cli.trace import import_trace
+from deploy.local.faults import StackError
+
+app = typer.Typer(
+    name="tollkeeper",
+    help="Prepaid billing for GPU clouds: run it, feed it, read it.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def root() -> None:
+    """Prepaid billing for GPU clouds: run it, feed it, read it."""
+
+
+for command in (publish, import_trace, wait_settled):
+    app.command(epilog=EXIT_CODES)(command)
+app.command(name="up", epilog=EXIT_CODES)(stack_up)
+app.command(name="down", epilog=EXIT_CODES)(stack_down)
+app.command(name="status", epilog=EXIT_CODES)(stack_status)
+app.add_typer(prices, name="prices")
+app.add_typer(account, name="account")
+app.add_typer(dead, name="dead")
+app.add_typer(clock, name="clock")
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and answer its exit code; expected faults are one line on standard error."""
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="tollkeeper")
+    except SystemExit as end:
+        # The parser's own code for a wrong call is wait-settled's for a time-out.
+        return USAGE if end.code == TIMEOUT else int(end.code or 0)
+    except EarlyExitError as end:
+        return end.exit_code
+    except CommandError as fault:
+        remark(f"tollkeeper: {fault.message}")
+        return fault.exit_code
+    except StackError as fault:
+        remark(f"tollkeeper: {fault}")
+        return FOUND
+    return 0
+
+
+def main() -> None:
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()
