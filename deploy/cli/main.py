@@ -8,6 +8,7 @@ import typer
 from deploy.cli.account import account
 from deploy.cli.clock import clock
 from deploy.cli.dead import dead
+from deploy.cli.explain import explain
 from deploy.cli.faults import EXIT_CODES, FOUND, TIMEOUT, USAGE, CommandError, EarlyExitError
 from deploy.cli.output import remark
 from deploy.cli.prices import prices
@@ -33,7 +34,7 @@ def root() -> None:
     """Prepaid billing for GPU clouds: run it, feed it, read it."""
 
 
-for command in (publish, import_trace, wait_settled):
+for command in (publish, import_trace, wait_settled, explain):
     app.command(epilog=EXIT_CODES)(command)
 app.command(name="up", epilog=EXIT_CODES)(stack_up)
 app.command(name="down", epilog=EXIT_CODES)(stack_down)

@@ -41,6 +41,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def _cell(value: object) -> str:
-    text = "" if value is None else str(value)
-    # What a producer wrote must not steer the terminal.
+    return "" if value is None else printable(str(value))
+
+
+def printable(text: str) -> str:
+    """What somebody else wrote, such that it can't steer the terminal."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

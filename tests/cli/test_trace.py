@@ -162,10 +162,8 @@ def test_units_are_exact(offset: Fraction, digits: str, unit: TimeUnit, size: in
         "disk": str(size),
     }
     life = read_life(row, reading)
-    seconds = (
-        Fraction(text if digits else str(offset))
-        * {"s": 1, "ms": Fraction(1, 1000), "us": Fraction(1, 10**6)}[unit.value]
-    )
+    per_second = {TimeUnit.SECONDS: 1, TimeUnit.MILLISECONDS: 1000, TimeUnit.MICROSECONDS: 10**6}[unit]
+    seconds = Fraction(text if digits else str(offset)) / per_second
     assert life.created_us - START_US == seconds * 10**6 // 1
     scale = (1024 if "i" in size_unit else 1000) ** "kmgt".index(size_unit.value[0])
     giga = (1024 if "i" in size_unit else 1000) ** 2
