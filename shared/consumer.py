@@ -100,9 +100,13 @@ class OffsetConsumer:
             session_timeout_ms=10_000,
             heartbeat_interval_ms=2_000,
         )
-        consumer.subscribe([self._prefix + topic for topic in self._topics], listener=_Seeker(consumer, self))
         await consumer.start()
         try:
+            positions = await self._load_positions(
+                consumer, {name: item.partitions for name, item in described.items()}
+            )
+            listener = _Seeker(consumer, positions, self)
+            consumer.subscribe([self._prefix + topic for topic in self._topics], listener=listener)
             await self._consume(consumer)
         finally:
             self.assigned.clear()
@@ -224,18 +228,24 @@ class OffsetConsumer:
             list(last.values()),
         )
 
-    async def load_position(self, topic: str, partition: int) -> int | None:
+    async def _load_positions(
+        self, consumer: AIOKafkaConsumer, partitions: dict[str, int]
+    ) -> dict[TopicPartition, int]:
+        """Where each partition goes on: after what is done, or at the topic's first record."""
+        wanted = [TopicPartition(name, number) for name, count in partitions.items() for number in range(count)]
+        positions: dict[TopicPartition, int] = await consumer.beginning_offsets(wanted)
         async with self._pool.acquire(timeout=30) as connection:
-            position: int | None = await connection.fetchval(
-                "select next_offset from consumer_offset where topic = $1 and topic_id = $2 and partition = $3",
-                topic,
-                self._topic_ids[topic],
-                partition,
+            rows = await connection.fetch(
+                """
+                select o.topic, o.partition, o.next_offset from consumer_offset o
+                join unnest($1::text[], $2::uuid[]) t(topic, topic_id) using (topic, topic_id)
+                """,
+                list(self._topic_ids),
+                list(self._topic_ids.values()),
             )
-        return position
-
-    def strip_prefix(self, topic: str) -> str:
-        return topic.removeprefix(self._prefix)
+        for row in rows:
+            positions[TopicPartition(self._prefix + row["topic"], row["partition"])] = row["next_offset"]
+        return positions
 
     async def replay(self, dead_id: str, body: bytes | None) -> None:
         """Apply a dead letter again, with another body if one is given.
@@ -260,19 +270,21 @@ class OffsetConsumer:
 
 
 class _Seeker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
-    """Positions each newly assigned partition where the database says."""
+    """Positions each newly assigned partition where the database says.
 
-    def __init__(self, consumer: AIOKafkaConsumer, owner: OffsetConsumer) -> None:
+    It never awaits: as soon as it did, the fetcher would look for positions in Kafka and fail to find any. Positions
+    that were read a while ago are right all the same, for what is done since is dropped under the offset's lock.
+    """
+
+    def __init__(self, consumer: AIOKafkaConsumer, positions: dict[TopicPartition, int], owner: OffsetConsumer) -> None:
         self._consumer = consumer
+        self._positions = positions
         self._owner = owner
 
-    async def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:
+    def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's signature
         self._owner.assigned.clear()
 
-    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
         for partition in sorted(assigned):
-            position = await self._owner.load_position(self._owner.strip_prefix(partition.topic), partition.partition)
-            if position is None:
-                position = (await self._consumer.beginning_offsets([partition]))[partition]
-            self._consumer.seek(partition, position)
+            self._consumer.seek(partition, self._positions.get(partition, 0))
         self._owner.assigned.set()

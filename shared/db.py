@@ -88,7 +88,8 @@ async def migrate(url: str, folders: Sequence[Path]) -> list[str]:
 async def _apply_migrations(connection: Connection, folders: Sequence[Path]) -> list[str]:
     await connection.execute("select pg_advisory_lock(hashtext('tollkeeper.migrate'))")
     await connection.execute(
-        "create table if not exists migration (name text primary key, hash text not null, applied_at timestamptz not null)"
+        "create table if not exists migration "
+        "(name text primary key, hash text not null, applied_at timestamptz not null)"
     )
     done = {row["name"]: row["hash"] for row in await connection.fetch("select name, hash from migration")}
     applied: list[str] = []

@@ -17,7 +17,7 @@ from services.metering.rules.timeline import State, Timeline, build_timeline
 from shared.errors import Corruption
 from shared.money import HOUR_SECONDS
 
-__all__ = ["Cursor", "Segment", "Steady", "charge", "hourly_price", "steady", "total"]
+__all__ = ["Cursor", "Segment", "Steady", "burn_at", "charge", "hourly_price", "steady", "total"]
 
 SECOND_US = 1_000_000
 
@@ -127,17 +127,24 @@ def hourly_price(segments: tuple[Segment, ...]) -> int:
 class Cursor:
     """Where a kind goes on billing if nothing more happens and no price changes.
 
-    The n slots that fall due in `[through, t)` cost exactly `(n·p·slot_seconds + remainder) // 3600` micros, with p =
-    `price_micros` (unit price times quantity, per hour), and leave that sum modulo 3600 as the next remainder. Slot
-    `next_slot` falls due at `next_due_us`, each further one a slot length later.
+    The n slots that fall due in `[through, t)` cost exactly `(n·p·slot_seconds + carried) // 3600` micros, with p =
+    `price_micros` (unit price times quantity, per hour), and leave that sum modulo 3600 to carry on. Slot `next_slot`
+    falls due at `next_due_us`, each further one a slot length later. `remainder` belongs to `last_price_micros`, at
+    which this SKU and quantity was charged last (-1: something else was): a slot carries it on only at that price.
     """
 
     kind: str
     sku: str
+    quantity: int
     price_micros: int
     next_slot: int
     next_due_us: int
+    last_price_micros: int
     remainder: int
+
+    @property
+    def carried(self) -> int:
+        return self.remainder if self.last_price_micros == self.price_micros else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,11 +187,26 @@ def steady(history: History, prices: PriceTable, through_us: int) -> Steady | No
             unpriced.append((kind, sku))
             continue
         last = next((segment for segment in reversed(charged) if segment.kind == kind), None)
-        remainder = 0
-        if last is not None and last.value == (sku, quantity, unit_price):
-            remainder = last.slots * last.price_micros * history.slot_seconds % HOUR_SECONDS
-        cursors.append(Cursor(kind, sku, unit_price * quantity, bounds.slots_to, due_us, remainder))
+        last_price, remainder = -1, 0
+        if last is not None and (last.sku, last.quantity) == (sku, quantity):
+            last_price = last.price_micros
+            remainder = last.slots * last_price * history.slot_seconds % HOUR_SECONDS
+        price = unit_price * quantity
+        cursors.append(Cursor(kind, sku, quantity, price, bounds.slots_to, due_us, last_price, remainder))
     return Steady(tuple(cursors), sum(cursor.price_micros for cursor in cursors), tuple(unpriced))
+
+
+def burn_at(history: History, prices: PriceTable, at_us: int) -> int:
+    """Micros per hour of what runs and exists at an instant, at the prices in force then."""
+    timeline = build_timeline(history)
+    if timeline.charge_end_us is not None and timeline.charge_end_us <= at_us:
+        return 0
+    if history.confirmed_until_us is not None and history.confirmed_until_us <= at_us:
+        return 0
+    return sum(
+        (prices.unit_price(kind, sku, at_us) or 0) * quantity
+        for kind, sku, quantity in _billing(timeline.state_at(at_us))
+    )
 
 
 def _billing(state: State) -> list[tuple[str, str, int]]:

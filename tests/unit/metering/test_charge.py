@@ -125,7 +125,7 @@ def test_cursors_bill_what_the_charge_bills(case: Case, data: st.DataObject) -> 
     assert rest.burn_micros_per_hour == sum(cursor.price_micros for cursor in rest.cursors)
     slot_us = history.slot_seconds * SECOND_US
     before = charge(history, prices, through_us)
-    remainders = {cursor.kind: cursor.remainder for cursor in rest.cursors}
+    remainders = {cursor.kind: cursor.carried for cursor in rest.cursors}
     dues = {cursor.kind: cursor.next_due_us for cursor in rest.cursors}
     offsets = data.draw(st.lists(st.integers(0, 4 * slot_us), min_size=1, max_size=4))
     for offset_us in offsets:

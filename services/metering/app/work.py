@@ -1,0 +1,164 @@
+"""One transaction on some shards: what was locked and loaded, what it changed, and what it publishes.
+
+Every transaction on a shard begins by locking its row. Corrections are published in the transaction that changes the
+history, so that for every resource the lines published add up to `charge(history as known, prices, through)`.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+from services.metering.batches import AccountPart, BatchHead, encode_parts
+from services.metering.rules.charge import charge
+from services.metering.rules.history import CONFIGURES, DELETED, History
+from services.metering.rules.lines import Line, correction_lines
+from services.metering.rules.prices import GPU, PERSISTENT, STORAGE, PriceTable
+from services.metering.rules.timeline import build_timeline
+from services.metering.store import resources as resource_store
+from services.metering.store import shards as shard_store
+from services.metering.store.prices import load_tables
+from services.metering.store.resources import Resource
+from services.metering.store.shards import Shard
+from shared.db import Connection, ensure_partitions
+from shared.events.charges import CONTENT_TYPE
+from shared.outbox import Message, insert_messages
+from shared.topics import CHARGES
+
+FUNCTION_VERSION = 1
+NO_PRICES = PriceTable()
+ResourceKey = tuple[str, str]
+Account = tuple[str, str]
+
+
+class Prices:
+    """The price tables of every region, as of one book version; read again when the version has moved."""
+
+    def __init__(self) -> None:
+        self.version = -1
+        self.tables: Mapping[str, PriceTable] = {}
+
+    async def at(self, connection: Connection, version: int) -> Mapping[str, PriceTable]:
+        """The tables of a version read under the prices' lock in this transaction."""
+        if version != self.version:
+            self.tables = await load_tables(connection)
+            self.version = version
+        return self.tables
+
+
+@dataclass(slots=True)
+class Work:
+    """A transaction's shards and resources. `book_version` and `tables` hold until it ends."""
+
+    connection: Connection
+    now_us: int
+    book_version: int
+    tables: Mapping[str, PriceTable]
+    shards: dict[int, Shard]
+    resources: dict[ResourceKey, Resource] = field(default_factory=dict)
+    changed: set[ResourceKey] = field(default_factory=set)
+    unpriced: set[tuple[str, str, str, str, int]] = field(default_factory=set)
+    parts: dict[int, dict[Account, AccountPart]] = field(default_factory=dict)
+
+    def table(self, region: str) -> PriceTable:
+        return self.tables.get(region, NO_PRICES)
+
+    def through_us(self, shard: int) -> int:
+        return self.shards[shard].metered_through_us
+
+    def corrections(self, shard: int, region: str, before: History | None, after: History) -> tuple[Line, ...]:
+        """What replacing a history publishes; nothing where both say the same up to `through`."""
+        through_us, table = self.through_us(shard), self.table(region)
+        if before is None and all(event.time_us >= through_us for event in after.events):
+            return ()
+        charged = () if before is None else charge(before, table, through_us)
+        return correction_lines(charged, charge(after, table, through_us))
+
+    def put(self, resource: Resource, lines: Iterable[Line], cause: str) -> None:
+        """Change a resource and publish what that corrects."""
+        key = (resource.region, resource.resource_id)
+        first_line = key not in self.resources or not self._was_charged(self.resources[key])
+        self.resources[key] = resource
+        self.changed.add(key)
+        added = list(lines)
+        self.publish(resource.shard, (resource.region, resource.tenant_id), resource.resource_id, added, cause)
+        if added and first_line and resource.admission_id is not None:
+            self._part(resource.shard, (resource.region, resource.tenant_id)).admission_ids.append(
+                resource.admission_id
+            )
+
+    def _was_charged(self, resource: Resource) -> bool:
+        if resource.admission_id is None:
+            return True
+        return bool(charge(resource.history, self.table(resource.region), self.through_us(resource.shard)))
+
+    def publish(self, shard: int, account: Account, resource_id: str, lines: Iterable[Line], cause: str) -> None:
+        for line in lines:
+            self._part(shard, account).lines.append((resource_id, line, cause))
+
+    def _part(self, shard: int, account: Account) -> AccountPart:
+        return self.parts.setdefault(shard, {}).setdefault(account, AccountPart(account[0], account[1], 0))
+
+    def note_unpriced(self, resource: Resource) -> None:
+        """Remember which of the resource's SKUs wait for their first price."""
+        table = self.table(resource.region)
+        for event in resource.history.events:
+            if event.type not in CONFIGURES:
+                continue
+            if event.gpu_sku is not None and not table.schedule(GPU, event.gpu_sku):
+                self.unpriced.add((resource.region, GPU, event.gpu_sku, resource.resource_id, resource.shard))
+            if event.storage_gb and not table.schedule(STORAGE, PERSISTENT):
+                self.unpriced.add((resource.region, STORAGE, PERSISTENT, resource.resource_id, resource.shard))
+
+    async def save(self) -> None:
+        """Write the changed resources under their shards' new versions, and the batches."""
+        changed_shards = {self.resources[key].shard for key in self.changed}
+        for number in changed_shards:
+            shard = self.shards[number]
+            self.shards[number] = replace(shard, version=shard.version + 1)
+        await resource_store.upsert_resources(
+            self.connection, [self._versioned(self.resources[key]) for key in sorted(self.changed)]
+        )
+        await resource_store.insert_unpriced(self.connection, self.unpriced)
+        await self._publish_parts()
+        touched = changed_shards | set(self.parts)
+        await shard_store.update_shards(self.connection, [self.shards[number] for number in sorted(touched)])
+
+    def _versioned(self, resource: Resource) -> Resource:
+        return replace(resource, version=self.shards[resource.shard].version, ends_at_us=_ends_at_us(resource.history))
+
+    async def _publish_parts(self) -> None:
+        if not self.parts:
+            return
+        accounts = [account for parts in self.parts.values() for account in parts]
+        burns = await shard_store.load_burns_of(self.connection, accounts)
+        rows: list[tuple[int, Message]] = []
+        for number, parts in sorted(self.parts.items()):
+            shard = self.shards[number]
+            for account, part in parts.items():
+                part.burn_micros_per_hour = burns.get(account, 0)
+            head = BatchHead(self.now_us, FUNCTION_VERSION, self.book_version)
+            value = encode_parts(number, shard.seq + 1, head, list(parts.values()))
+            rows.append((shard.seq + 1, charge_message(number, value)))
+            self.shards[number] = replace(shard, seq=shard.seq + 1)
+        await ensure_partitions(self.connection, "outbox", self.now_us)
+        await insert_messages(self.connection, rows, self.now_us)
+
+
+def charge_message(shard: int, value: bytes) -> Message:
+    return Message(shard, CHARGES, str(shard).encode(), value, CONTENT_TYPE)
+
+
+def _ends_at_us(history: History) -> int | None:
+    if history.commanded_us is None and not any(event.type in DELETED for event in history.events):
+        return None
+    return build_timeline(history).charge_end_us
+
+
+async def open_work(
+    connection: Connection, prices: Prices, now_us: int, shards: Collection[int], keys: Collection[ResourceKey]
+) -> Work:
+    """Share the prices, lock the shards in ascending order, load the resources."""
+    version = await shard_store.share_prices(connection)
+    tables = await prices.at(connection, version)
+    locked = await shard_store.lock_shards(connection, sorted(shards))
+    resources = await resource_store.load_resources(connection, keys) if keys else {}
+    return Work(connection, now_us, version, tables, locked, resources)

@@ -1,0 +1,117 @@
+"""Metering's composition root: `python -m services.metering.main migrate|serve`."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import uvloop
+
+from services.metering.api import MeteringApi
+from services.metering.app.guard import ClockGuard
+from services.metering.app.intake import Intake, report_pending
+from services.metering.app.lifecycle import Rules
+from services.metering.app.tick import Ticker
+from services.metering.app.work import Prices
+from services.metering.settings import Settings
+from services.metering.store.shards import ensure_shards
+from shared.clock import MINUTE_US, Clock, open_clock
+from shared.consumer import OffsetConsumer
+from shared.db import SHARED_MIGRATIONS, Pool, ensure_partitions, migrate, open_pool, transaction
+from shared.http import create_api, dead_letter_routes, serve
+from shared.kafka import open_producer
+from shared.log import configure_logging, get_logger
+from shared.outbox import Relay, keep_topic_layout
+from shared.supervisor import Supervisor
+from shared.topics import ENFORCEMENT_EVENTS, LIFECYCLE, TOPICS, USAGE
+
+logger = get_logger(__name__)
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+PENDING_REPORT_US = 10 * MINUTE_US
+WAITING_SECONDS = 1.0
+
+
+async def run_migrations(settings: Settings) -> None:
+    applied = await migrate(settings.metering_owner_url, [SHARED_MIGRATIONS, MIGRATIONS])
+    logger.info("migrated", applied=applied)
+
+
+async def run_service(settings: Settings) -> None:
+    """Wire everything and run until a signal comes."""
+    clock = open_clock(settings.test_clock)
+    pool = await open_pool(settings.metering_database_url, application="metering", size_max=8)
+    async with transaction(pool) as connection:
+        await ensure_shards(connection, settings.shards, clock.now_us())
+        await ensure_partitions(connection, "outbox", clock.now_us())
+        partitions = await keep_topic_layout(connection, {topic.name: topic.partitions for topic in TOPICS})
+    producer = await open_producer(settings.kafka_bootstrap, f"{settings.topic_prefix}metering")
+    try:
+        relay = Relay(pool, producer, clock, topic_prefix=settings.topic_prefix, partitions=partitions)
+        supervisor = _wire(settings, pool, clock, relay)
+        await supervisor.run()
+    finally:
+        await producer.stop()
+        await pool.close()
+
+
+def _wire(settings: Settings, pool: Pool, clock: Clock, relay: Relay) -> Supervisor:
+    prices = Prices()
+    rules = Rules(settings.regions, settings.shards, settings.limits)
+    intake = Intake(clock, prices, rules)
+    ticker = Ticker(pool, clock, prices, settings, relay)
+    guard = ClockGuard(pool, clock, settings)
+    consumer = OffsetConsumer(
+        pool,
+        clock,
+        intake.apply,
+        bootstrap=settings.kafka_bootstrap,
+        topic_prefix=settings.topic_prefix,
+        topics=(LIFECYCLE, USAGE, ENFORCEMENT_EVENTS),
+        group="metering",
+        records_max=settings.metering_poll_records_max,
+    )
+
+    async def tick() -> None:
+        await guard.check_start()
+        await ticker.run()
+
+    async def waiting() -> None:
+        while True:
+            released = await intake.release_due(pool)
+            await report_pending(pool, clock, PENDING_REPORT_US)
+            await asyncio.sleep(0 if released else WAITING_SECONDS)
+
+    def readiness() -> dict[str, str]:
+        problems = supervisor.problems()
+        if not consumer.assigned.is_set():
+            problems["consumer"] = problems.get("consumer", "has no partitions yet")
+        return problems
+
+    api = create_api("Tollkeeper metering", readiness=readiness)
+    routes = MeteringApi(pool, clock, prices, settings.regions, ticker=ticker, intake=intake, guard=guard, relay=relay)
+    api.include_router(routes.router)
+    api.include_router(dead_letter_routes(pool, consumer))
+    supervisor = Supervisor(
+        {
+            "consumer": consumer.run,
+            "tick": tick,
+            "relay": relay.run,
+            "waiting": waiting,
+            "clock": guard.run,
+            "api": lambda: serve(api, settings.host, settings.metering_port),
+        }
+    )
+    return supervisor
+
+
+def main() -> None:
+    commands = {"migrate": run_migrations, "serve": run_service}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        raise SystemExit("usage: python -m services.metering.main migrate|serve")
+    settings = Settings()
+    configure_logging("metering", settings.log_level)
+    uvloop.run(commands[sys.argv[1]](settings))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""SQL of service usage: records, and the running sums over which it is rounded."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from shared.db import Connection
+
+# region, tenant, sku, price in micros, unit size
+TotalKey = tuple[str, str, str, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class UsageRecord:
+    source: str
+    event_id: str
+    fingerprint: bytes
+    region: str
+    tenant_id: str
+    shard: int
+    sku: str
+    quantity: int
+    used_from_us: int
+    priced: bool
+
+
+async def load_usage_fingerprints(
+    connection: Connection, keys: Collection[tuple[str, str]]
+) -> dict[tuple[str, str], bytes]:
+    rows = await connection.fetch(
+        """
+        select u.source, u.event_id, u.fingerprint from usage_record u
+        join unnest($1::text[], $2::text[]) k(source, event_id) using (source, event_id)
+        """,
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+    )
+    return {(row["source"], row["event_id"]): row["fingerprint"] for row in rows}
+
+
+async def insert_usage(connection: Connection, records: Sequence[UsageRecord]) -> None:
+    await connection.executemany(
+        "insert into usage_record values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        [
+            (
+                *(item.source, item.event_id, item.fingerprint, item.region, item.tenant_id),
+                *(item.shard, item.sku, item.quantity, item.used_from_us, item.priced),
+            )
+            for item in records
+        ],
+    )
+
+
+async def load_unpriced_usage(connection: Connection, region: str, skus: Collection[str]) -> list[UsageRecord]:
+    """Usage that waits for a first price of these SKUs, in a fixed order."""
+    rows = await connection.fetch(
+        """
+        select * from usage_record where region = $1 and sku = any($2::text[]) and not priced
+        order by shard, source, event_id
+        """,
+        region,
+        list(skus),
+    )
+    return [UsageRecord(*row.values()) for row in rows]
+
+
+async def mark_priced(connection: Connection, records: Sequence[UsageRecord]) -> None:
+    await connection.execute(
+        """
+        update usage_record u set priced = true from unnest($1::text[], $2::text[]) k(source, event_id)
+        where (u.source, u.event_id) = (k.source, k.event_id)
+        """,
+        [item.source for item in records],
+        [item.event_id for item in records],
+    )
+
+
+async def load_totals(connection: Connection, keys: Collection[TotalKey]) -> dict[TotalKey, int]:
+    rows = await connection.fetch(
+        """
+        select t.* from usage_total t
+        join unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
+          k(region, tenant_id, sku, price_micros, unit_size) using (region, tenant_id, sku, price_micros, unit_size)
+        """,
+        *_columns(keys),
+    )
+    return {(row[0], row[1], row[2], row[3], row[4]): row["quantity"] for row in rows}
+
+
+async def upsert_totals(connection: Connection, totals: Mapping[TotalKey, int]) -> None:
+    await connection.execute(
+        """
+        insert into usage_total (region, tenant_id, sku, price_micros, unit_size, quantity)
+        select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+        on conflict (region, tenant_id, sku, price_micros, unit_size) do update set quantity = excluded.quantity
+        """,
+        *_columns(totals),
+        list(totals.values()),
+    )
+
+
+def _columns(keys: Collection[TotalKey]) -> tuple[list[str], list[str], list[str], list[int], list[int]]:
+    return (
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+        [key[2] for key in keys],
+        [key[3] for key in keys],
+        [key[4] for key in keys],
+    )
+
+
+async def count_unpriced(connection: Connection) -> int:
+    """How many usage records wait for a first price of their SKU."""
+    return int(await connection.fetchval("select count(*) from usage_record where not priced"))
