@@ -29,9 +29,8 @@ class Progress:
 
             yield tell
         suffix = f": {details[-1]}" if details and self._console.is_terminal else ""
-        self._console.print(
-            f"[green]✓[/] {escape(text + suffix)} [dim]{time.monotonic() - began:.1f} s[/]", highlight=False, soft_wrap=True
-        )
+        took = f"{time.monotonic() - began:.1f} s"
+        self._console.print(f"[green]✓[/] {escape(text + suffix)} [dim]{took}[/]", highlight=False, soft_wrap=True)
 
     def line(self, text: str) -> None:
         self._console.print(escape(text), highlight=False, soft_wrap=True)

@@ -85,9 +85,8 @@ def down(*, environment: Mapping[str, str] | None = None, console: Console | Non
         with console.status("stopping"):
             state.supervisor.signal(signal.SIGTERM)
             if not state.supervisor.wait(_DOWN_SECONDS):
-                raise StackError(
-                    f"the stack (process {state.supervisor.pid}) is not down after {_DOWN_SECONDS} s; see {home.path}/logs"
-                )
+                who = f"the stack (process {state.supervisor.pid})"
+                raise StackError(f"{who} is not down after {_DOWN_SECONDS} s; see {home.path}/logs")
     else:
         _end_leftovers(home)
     console.print(f"stopped {home.path}", highlight=False, soft_wrap=True)
@@ -148,7 +147,11 @@ def _end_leftovers(home: Home) -> None:
     home.forget_state()
 
 
-def main(arguments: Sequence[str] | None = None, services: Sequence[Service] = SERVICES) -> int:
+def main(
+    arguments: Sequence[str] | None = None,
+    services: Sequence[Service] = SERVICES,
+    launcher: Sequence[str] = LAUNCHER,
+) -> int:
     """`python -m deploy.local.stack`, which a detached stack runs as; answers the exit code."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local.stack")
     actions = parser.add_subparsers(dest="action", required=True)
@@ -168,6 +171,7 @@ def main(arguments: Sequence[str] | None = None, services: Sequence[Service] = S
                 test_clock=options.test_clock,
                 clock_start=options.clock_start,
                 services=services,
+                launcher=launcher,
             )
         elif options.action == "down":
             down()

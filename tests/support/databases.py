@@ -7,7 +7,7 @@ from deploy.local.databases import APP, OWNER, create_database, create_roles, dr
 from shared.db import SHARED_MIGRATIONS, migrate
 
 SERVICES = Path(__file__).parents[2] / "services"
-_PASSWORDS = {OWNER: "tollkeeper-test-owner", APP: "tollkeeper-test-app"}
+PASSWORDS = {OWNER: "tollkeeper-test-owner", APP: "tollkeeper-test-app"}
 
 
 class Databases:
@@ -42,7 +42,7 @@ class Databases:
         if not folder.is_dir():
             raise ValueError(f"there is no service {service}")
         if not self._roles_made:
-            await create_roles(self._admin_url, _PASSWORDS, renew_passwords=False)
+            await create_roles(self._admin_url, PASSWORDS, renew_passwords=False)
             self._roles_made = True
         template = f"tk_{os.getpid()}_{service}_template"
         await drop_database(self._admin_url, template)
@@ -52,5 +52,5 @@ class Databases:
         return template
 
     def _urls(self, name: str) -> tuple[str, str]:
-        owner, app = (role_url(self._admin_url, role, _PASSWORDS[role], name) for role in (OWNER, APP))
+        owner, app = (role_url(self._admin_url, role, PASSWORDS[role], name) for role in (OWNER, APP))
         return owner, app

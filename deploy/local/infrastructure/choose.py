@@ -14,7 +14,7 @@ from deploy.local.infrastructure.probes import wait_for_kafka, wait_for_postgres
 from deploy.local.settings import LocalSettings
 
 Origin = Literal["address", "docker", "embedded"]
-_ADDRESS_SECONDS = 20
+_ADDRESS_SECONDS = 5.0
 
 
 class Infrastructure:

@@ -1,0 +1,202 @@
+"""Balance's HTTP: accounts, entries, adjustments, evidence, deletion permits, status."""
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.balance.app.accounts import Accounts, AdjustmentRequest
+from services.balance.app.permits import Permits
+from services.balance.rules.permits import Permit
+from services.balance.store.accounts import Account, load_account, load_accounts
+from services.balance.store.adjustments import Adjustment
+from services.balance.store.reading import load_entries, load_status
+from services.balance.store.streams import load_evidence
+from shared.clock import Clock, format_instant
+from shared.db import Connection, Pool, transaction
+from shared.errors import Refusal
+from shared.events.charges import decompress
+from shared.events.cloudevents import Identifier, Instant, Micros, RegionName, TenantId
+
+PAGE_MAX = 1000
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
+
+
+class AdjustmentBody(BaseModel):
+    """`amount_micros` is positive in the customer's favour."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    amount_micros: Micros
+    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+    actor: Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class PermitBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    region: RegionName
+    tenant_id: TenantId
+    negative_since: Instant
+    due_at: Instant
+
+
+class RedemptionBody(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    resource_id: Identifier
+
+
+class BalanceApi:
+    """The routes and what they need."""
+
+    def __init__(self, pool: Pool, clock: Clock, accounts: Accounts, permits: Permits) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._accounts = accounts
+        self._permits = permits
+        self.router = APIRouter(prefix="/v1", tags=["balance"])
+        add = self.router.add_api_route
+        add("/status", self.status, methods=["GET"])
+        add("/accounts", self.list_accounts, methods=["GET"])
+        add("/accounts/{region}/{tenant_id}", self.open, methods=["PUT"])
+        add("/accounts/{region}/{tenant_id}", self.account, methods=["GET"])
+        add("/accounts/{region}/{tenant_id}/adjustments", self.adjust, methods=["POST"], status_code=201)
+        add("/accounts/{region}/{tenant_id}/entries", self.entries, methods=["GET"])
+        add("/evidence/{shard}/{seq}", self.evidence, methods=["GET"])
+        add("/deletion-permits", self.grant, methods=["POST"], status_code=201)
+        add("/deletion-permits/{permit_id}/redemptions", self.redeem, methods=["POST"])
+
+    async def status(self) -> dict[str, Any]:
+        """Where consuming, posting and publishing stand."""
+        async with transaction(self._pool) as connection:
+            status = await load_status(connection)
+        return {"now": format_instant(self._clock.now_us()), **status}
+
+    async def list_accounts(
+        self, balance_at_most_micros: int | None = None, after: str | None = None, limit: Limit = 100
+    ) -> dict[str, Any]:
+        """A page of accounts; `next` is the cursor of the next one, or null."""
+        async with transaction(self._pool) as connection:
+            found = await load_accounts(
+                connection, _read_cursor(after), limit, balance_at_most_micros=balance_at_most_micros
+            )
+        last = found[-1].account_id if len(found) == limit else None
+        return {"accounts": [_describe(account) for account in found], "next": _write_cursor(last)}
+
+    async def open(self, region: RegionName, tenant_id: TenantId, response: Response) -> dict[str, Any]:
+        """Open an account; one that is there is answered as it is."""
+        account, is_new = await self._accounts.open(region, tenant_id)
+        response.status_code = 201 if is_new else 200
+        return _describe(account)
+
+    async def account(self, region: str, tenant_id: str) -> dict[str, Any]:
+        async with transaction(self._pool) as connection:
+            return _describe(await _require(connection, region, tenant_id))
+
+    async def adjust(
+        self,
+        region: RegionName,
+        tenant_id: TenantId,
+        body: AdjustmentBody,
+        idempotency_key: Annotated[str, Header(min_length=1, max_length=200)],
+    ) -> dict[str, Any]:
+        """Credit or debit by an operator's hand, once per Idempotency-Key."""
+        if body.amount_micros == 0:
+            raise Refusal("empty-adjustment", "an adjustment moves something; amount_micros is 0", status=422)
+        request = AdjustmentRequest(idempotency_key, body.amount_micros, body.reason, body.actor)
+        return _describe_adjustment(await self._accounts.adjust(region, tenant_id, request))
+
+    async def entries(
+        self, region: str, tenant_id: str, after: str | None = None, limit: Limit = 100
+    ) -> dict[str, Any]:
+        """A page of the account's entries, oldest first."""
+        async with transaction(self._pool) as connection:
+            account = await _require(connection, region, tenant_id)
+            found = await load_entries(connection, account.account_id, _read_cursor(after), limit)
+        last = found[-1]["entry_number"] if len(found) == limit else None
+        return {"entries": found, "next": _write_cursor(last)}
+
+    async def evidence(self, shard: int, seq: int) -> Any:  # noqa: ANN401 - the stored document as it is
+        """A posted charge batch, from the stored bytes."""
+        async with transaction(self._pool) as connection:
+            value = await load_evidence(connection, shard, seq)
+        if value is None:
+            raise Refusal("evidence-not-found", f"no batch {seq} of shard {shard} was posted", status=404)
+        return orjson.loads(decompress(value))
+
+    async def grant(self, body: PermitBody) -> dict[str, str]:
+        """Consent to a deletion, for a minute; 409 says why not."""
+        return _describe_permit(
+            await self._permits.grant(body.region, body.tenant_id, body.negative_since, body.due_at)
+        )
+
+    async def redeem(self, permit_id: str, body: RedemptionBody) -> dict[str, str]:
+        """Use a permit for one resource, immediately before it is deleted."""
+        permit, redemption = await self._permits.redeem(permit_id, body.resource_id)
+        return {
+            "permit_id": permit.permit_id,
+            "resource_id": redemption.resource_id,
+            "redeemed_at": format_instant(redemption.redeemed_at_us),
+            "expires_at": format_instant(permit.expires_at_us),
+        }
+
+
+async def _require(connection: Connection, region: str, tenant_id: str) -> Account:
+    account = await load_account(connection, region, tenant_id)
+    if account is None:
+        raise Refusal("account-not-found", f"there is no account {region}/{tenant_id}", status=404)
+    return account
+
+
+def _describe(account: Account) -> dict[str, Any]:
+    standing = account.standing
+    since = standing.negative_since_us
+    return {
+        "region": account.region,
+        "tenant_id": account.tenant_id,
+        "currency": account.currency,
+        "state": standing.state,
+        "balance_micros": standing.balance_micros,
+        "spendable_micros": standing.balance_micros,
+        "burn_micros_per_hour": standing.burn_micros_per_hour,
+        "negative_since": None if since is None else format_instant(since),
+        "version": standing.account_version,
+        "opened_at": format_instant(account.opened_at_us),
+    }
+
+
+def _describe_adjustment(adjustment: Adjustment) -> dict[str, Any]:
+    return {
+        "idempotency_key": adjustment.idempotency_key,
+        "amount_micros": adjustment.amount_micros,
+        "reason": adjustment.reason,
+        "actor": adjustment.actor,
+        "entry_number": adjustment.entry_number,
+        "balance_micros": adjustment.balance_after_micros,
+        "posted_at": format_instant(adjustment.posted_at_us),
+    }
+
+
+def _describe_permit(permit: Permit) -> dict[str, str]:
+    return {
+        "permit_id": permit.permit_id,
+        "negative_since": format_instant(permit.negative_since_us),
+        "expires_at": format_instant(permit.expires_at_us),
+    }
+
+
+def _write_cursor(key: int | None) -> str | None:
+    return None if key is None else base64.urlsafe_b64encode(str(key).encode()).decode()
+
+
+def _read_cursor(cursor: str | None) -> int:
+    if cursor is None:
+        return 0
+    try:
+        return int(base64.urlsafe_b64decode(cursor).decode("ascii"))
+    except (binascii.Error, ValueError) as error:
+        raise Refusal("invalid-cursor", "`after` is the `next` of the page before", status=422) from error

@@ -1,0 +1,184 @@
+"""Charges become entries: one transaction per poll, whatever it holds."""
+
+from collections.abc import Sequence
+
+from services.balance import metrics
+from services.balance.app.directory import Directory
+from services.balance.app.post import AfterCommit, Poster, Steps
+from services.balance.app.unit import unit_of_work
+from services.balance.rules.crossing import Movement
+from services.balance.rules.posting import Cause, Part, Posting, SideTable, lay_out, posting_order
+from services.balance.rules.stream import Arrival, Verdict, judge
+from services.balance.store.chain import lock_heads
+from services.balance.store.posting import prefer_plans_by_size
+from services.balance.store.streams import (
+    StreamRow,
+    delete_waiting,
+    insert_evidence,
+    insert_waiting,
+    load_evidence_hashes,
+    load_waiting,
+    lock_streams,
+    move_streams,
+    stop_stream,
+)
+from services.balance.wire import WireBatch, check_kind, read_wire
+from shared.clock import SECOND_US, Clock
+from shared.consumer import Poll
+from shared.db import Connection, Pool
+from shared.ids import content_hash
+from shared.log import get_logger
+
+logger = get_logger(__name__)
+
+# How many waiting batches one transaction takes at most.
+_DRAINED_MAX = 256
+
+
+class ChargePoster:
+    """Applies polls of charge batches."""
+
+    def __init__(self, clock: Clock, directory: Directory, poster: Poster) -> None:
+        self._clock = clock
+        self._directory = directory
+        self._poster = poster
+        self._table = SideTable()
+
+    async def apply(self, connection: Connection, poll: Poll) -> None:
+        """Post a poll's batches; what can't be understood is buried."""
+        arrivals = []
+        for record in poll.records:
+            try:
+                arrivals.append(self._read(record.value))
+            except ValueError as error:
+                poll.bury(record, "invalid charge batch", str(error))
+        if arrivals:
+            await self._take(connection, arrivals, poll.after_commit)
+
+    async def drain(self, pool: Pool, shard: int) -> None:
+        """Post what waits in a stream and can be posted now."""
+        async with unit_of_work(pool) as (connection, after_commit):
+            await self._take(connection, [], after_commit, [shard])
+
+    def _read(self, value: bytes | None, *, waited: bool = False) -> Arrival:
+        """Decode a batch. Raises ValueError."""
+        if value is None:
+            raise ValueError("the record has no value")
+        batch = read_wire(value)
+        self._directory.check(batch)
+        indexes = self._table.indexes
+        for account in batch.accounts:
+            for kind, entry_class, _ in account.totals:
+                if kind not in indexes[entry_class]:
+                    check_kind(kind)
+        return Arrival(batch, value, content_hash(value), waited)
+
+    async def _take(
+        self,
+        connection: Connection,
+        arrivals: Sequence[Arrival],
+        after_commit: AfterCommit,
+        drained: Sequence[int] = (),
+    ) -> None:
+        by_shard: dict[int, list[Arrival]] = {shard: [] for shard in drained}
+        for arrival in arrivals:
+            by_shard.setdefault(arrival.batch.shard, []).append(arrival)
+        streams = await lock_streams(connection, sorted(by_shard))
+        for shard, stream in streams.items():
+            if stream.has_waiting:
+                waiting = await load_waiting(connection, shard, _DRAINED_MAX)
+                by_shard[shard] += [self._read(value, waited=True) for value in waiting]
+        known = await self._load_known(connection, streams, by_shard)
+        verdicts = {
+            shard: judge(
+                stream.seq, stream.stopped_reason, by_shard[shard], known.get(shard, {}), self._directory.refuse
+            )
+            for shard, stream in streams.items()
+        }
+        await self._settle(connection, streams, verdicts)
+        posted = [arrival for shard in sorted(verdicts) for arrival in verdicts[shard].posted]
+        if posted:
+            await self._post(connection, posted, after_commit)
+        metrics.REPEATS.inc(len(arrivals) - len(posted) if len(arrivals) > len(posted) else 0)
+
+    async def _load_known(
+        self, connection: Connection, streams: dict[int, StreamRow], by_shard: dict[int, list[Arrival]]
+    ) -> dict[int, dict[int, bytes]]:
+        """The hashes of what was posted before under the numbers that arrive now."""
+        repeats = [
+            (shard, arrival.batch.seq)
+            for shard, stream in streams.items()
+            for arrival in by_shard[shard]
+            if arrival.batch.seq <= stream.seq
+        ]
+        known: dict[int, dict[int, bytes]] = {}
+        if repeats:
+            for (shard, seq), digest in (await load_evidence_hashes(connection, repeats)).items():
+                known.setdefault(shard, {})[seq] = digest
+        return known
+
+    async def _settle(
+        self, connection: Connection, streams: dict[int, StreamRow], verdicts: dict[int, Verdict]
+    ) -> None:
+        """Write what was decided of streams: positions, what waits, what stops."""
+        moved = {shard: verdict.seq for shard, verdict in verdicts.items() if verdict.seq != streams[shard].seq}
+        if moved:
+            await move_streams(connection, moved)
+        kept = [arrival for verdict in verdicts.values() for arrival in verdict.kept]
+        if kept:
+            await insert_waiting(connection, kept, self._clock.now_us())
+        settled = [arrival for verdict in verdicts.values() for arrival in verdict.settled]
+        if settled:
+            await delete_waiting(connection, settled)
+        for shard, verdict in verdicts.items():
+            if verdict.stopped_reason is not None and streams[shard].stopped_reason is None:
+                logger.error("stream.stopped", shard=shard, seq=verdict.seq, reason=verdict.stopped_reason)
+                await stop_stream(connection, shard, verdict.stopped_reason, self._clock.now_us())
+
+    async def _post(self, connection: Connection, posted: Sequence[Arrival], after_commit: AfterCommit) -> None:
+        shards = sorted({arrival.batch.shard for arrival in posted})
+        heads = await lock_heads(connection, shards)
+        # Asked only now: no time that was read before the lock can be earlier than what is posted.
+        now_us = self._clock.now_us()
+        instants = {head.shard: head.posting_time(now_us) for head in heads}
+        await self._poster.ensure_days(connection, list(instants.values()), after_commit)
+        unknown = self._directory.find_unknown(posted)
+        fresh, opened = await self._directory.resolve(connection, unknown, instants) if unknown else ({}, [])
+        places = {shard: place for place, shard in enumerate(shards)}
+        causes = [Cause(places[arrival.batch.shard], arrival.batch.seq) for arrival in posted]
+        parts = self._directory.parts(posted, fresh)
+        posting = lay_out(parts, causes, self._table)
+        await prefer_plans_by_size(connection)
+        await insert_evidence(connection, [(arrival, instants[arrival.batch.shard]) for arrival in posted])
+        await self._poster.post(connection, posting, heads, list(instants.values()), _StepsOf(parts).of_account, opened)
+        if fresh:
+            after_commit(lambda: self._directory.remember(fresh))
+        after_commit(lambda: _count(posted[-1].batch, len(posted), posting, now_us))
+
+
+class _StepsOf:
+    """The movements of single accounts out of a transaction's sorted parts, indexed when first asked for."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._first: dict[int, int] = {}
+
+    def of_account(self, account_id: int) -> Steps:
+        if not self._first:
+            for index in range(len(self._parts) - 1, -1, -1):
+                self._first[self._parts[index][0]] = index
+        steps = []
+        for index in range(self._first[account_id], len(self._parts)):
+            found_id, _, account = self._parts[index]
+            if found_id != account_id:
+                break
+            totals = sorted(account.totals, key=posting_order)
+            steps.append((account.burn_micros_per_hour, [Movement(-micros) for _, _, micros in totals if micros]))
+        return steps
+
+
+def _count(last: WireBatch, batches: int, posting: Posting, now_us: int) -> None:
+    metrics.BATCHES.inc(batches)
+    metrics.ACCOUNTS.inc(len(posting.accounts))
+    metrics.ENTRIES.inc(len(posting.entries))
+    metrics.LAG_SECONDS.set(max(0, now_us - last.charged_at_us) / SECOND_US)

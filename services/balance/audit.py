@@ -1,0 +1,156 @@
+"""The books, audited: what the database holds against what its own entries, chain and evidence say.
+
+One pass per question, streamed; nothing here shares state with posting. An empty answer means that all agrees.
+"""
+
+from collections.abc import AsyncIterator
+
+from services.balance.rules.chain import adjustment_cause, charge_cause, entry_line, seal
+from services.balance.wire import read_wire
+from shared.db import Connection
+from shared.ids import content_hash
+
+_PREFETCH = 5000
+
+_BALANCES = """
+select a.region || '/' || a.tenant_id as account, a.balance_micros, coalesce(e.sum, 0) as summed, a.entries,
+       coalesce(e.count, 0) as counted, a.credits, coalesce(e.credits, 0) as credited
+from account a full join (
+  select account_id, count(*) as count, count(*) filter (where credit_account = 'customer') as credits,
+         sum(case when credit_account = 'customer' then amount_micros else -amount_micros end) as sum
+  from entry group by account_id
+) e using (account_id)
+where a.account_id is null or a.balance_micros <> coalesce(e.sum, 0) or a.entries <> coalesce(e.count, 0)
+   or a.credits <> coalesce(e.credits, 0)
+"""
+
+_RUNNING = """
+select account_id, entry_number from (
+  select account_id, entry_number, balance_after_micros,
+         sum(case when credit_account = 'customer' then amount_micros else -amount_micros end) over w as running,
+         row_number() over w as number
+  from entry window w as (partition by account_id order by entry_number)
+) e where running <> balance_after_micros or number <> entry_number
+"""
+
+_STATES = """
+select region || '/' || tenant_id as account, state, balance_micros from account
+where (state = 'negative') <> (balance_micros < 0) or (negative_since is not null) <> (balance_micros < 0)
+   or (state in ('ok', 'low')) <> (balance_micros > 0)
+"""
+
+# The books sum to zero: what customers lost is what the other ledger accounts gained.
+_OTHER_SIDES = """
+select coalesce((select sum(balance_micros) from account), 0) + coalesce(sum(
+  case when credit_account = 'customer' then -amount_micros else amount_micros end), 0) as rest
+from entry
+"""
+
+_SEALED = """
+select l.shard, l.link_number, l.previous, l.link, l.entries, l.posted_at,
+       e.account_id, e.debit_account, e.credit_account, e.class, e.amount_micros, e.seq, e.adjustment_key,
+       e.posted_at as entry_posted_at
+from chain_link l left join entry e on (e.shard, e.link_number) = (l.shard, l.link_number)
+order by l.shard, l.link_number, e.account_id, e.entry_number
+"""
+
+_UNSEALED = """
+select e.account_id, e.entry_number from entry e
+where not exists (select from chain_link l where (l.shard, l.link_number) = (e.shard, e.link_number))
+"""
+
+_HEADS = """
+select h.shard from chain_head h left join lateral (
+  select link_number, link from chain_link l where l.shard = h.shard order by link_number desc limit 1
+) l on true
+where h.link_number <> coalesce(l.link_number, 0) or h.link <> coalesce(l.link, '\\x')
+"""
+
+_BATCHES = """
+select coalesce(v.shard, e.shard) as shard, coalesce(v.seq, e.seq) as seq, v.sha256, v.value, e.charged
+from evidence v full join (
+  select shard, seq, sum(case when debit_account = 'customer' then amount_micros else -amount_micros end) as charged
+  from entry where seq is not null group by shard, seq
+) e on (v.shard, v.seq) = (e.shard, e.seq)
+"""
+
+
+async def audit(connection: Connection) -> list[str]:
+    """The differences found, each one sentence. Needs a transaction of its own with a stable snapshot."""
+    differences = [
+        f"{row['account']}: balance {row['balance_micros']}, entries sum to {row['summed']}; {row['entries']} entries"
+        f" and {row['credits']} credits counted, {row['counted']} and {row['credited']} found"
+        for row in await connection.fetch(_BALANCES)
+    ]
+    differences += [
+        f"account {row[0]}, entry {row[1]}: not the running balance" for row in await connection.fetch(_RUNNING)
+    ]
+    differences += [f"{row[0]}: state {row[1]} at {row[2]}" for row in await connection.fetch(_STATES)]
+    rest = await connection.fetchval(_OTHER_SIDES)
+    if rest != 0:
+        differences.append(f"the books do not sum to zero but to {rest}")
+    differences += [f"account {row[0]}, entry {row[1]}: in no chain link" for row in await connection.fetch(_UNSEALED)]
+    differences += [f"shard {row[0]}: the chain's head is not its last link" for row in await connection.fetch(_HEADS)]
+    differences += [difference async for difference in _audit_chain(connection)]
+    differences += [difference async for difference in _audit_evidence(connection)]
+    return differences
+
+
+async def _audit_chain(connection: Connection) -> AsyncIterator[str]:
+    """Compute every link again from the entries, in order."""
+    current: tuple[int, int] | None = None
+    row = None
+    lines: list[str] = []
+    last_link: dict[int, tuple[int, bytes]] = {}
+    async for found in connection.cursor(_SEALED, prefetch=_PREFETCH):
+        key = found["shard"], found["link_number"]
+        if key != current:
+            if row is not None:
+                for difference in _check_link(row, lines, last_link):
+                    yield difference
+            current, row, lines = key, found, []
+        if found["account_id"] is not None:
+            if found["entry_posted_at"] != found["posted_at"]:
+                yield f"shard {key[0]}, link {key[1]}: entry of account {found['account_id']} has another posting time"
+            lines.append(_line(found))
+    if row is not None:
+        for difference in _check_link(row, lines, last_link):
+            yield difference
+
+
+def _line(row: object) -> str:
+    found = dict(row)  # type: ignore[call-overload]
+    key = found["adjustment_key"]
+    cause = adjustment_cause(key) if key is not None else charge_cause(found["seq"])
+    sides = f"{found['debit_account']} {found['credit_account']} {found['class']}"
+    return entry_line(found["account_id"], sides, found["amount_micros"], cause)
+
+
+def _check_link(row: object, lines: list[str], last_link: dict[int, tuple[int, bytes]]) -> list[str]:
+    found = dict(row)  # type: ignore[call-overload]
+    shard, number = found["shard"], found["link_number"]
+    last_number, previous = last_link.get(shard, (0, b""))
+    last_link[shard] = number, found["link"]
+    where = f"shard {shard}, link {number}"
+    if number != last_number + 1 or found["previous"] != previous:
+        return [f"{where}: does not follow link {last_number}"]
+    if found["entries"] != len(lines):
+        return [f"{where}: sealed {found['entries']} entries, found {len(lines)}"]
+    if seal(previous, shard, number, found["posted_at"], lines) != found["link"]:
+        return [f"{where}: the entries are not those that were sealed"]
+    return []
+
+
+async def _audit_evidence(connection: Connection) -> AsyncIterator[str]:
+    """Compare each batch's bytes with their hash and with the entries posted for it."""
+    async for row in connection.cursor(_BATCHES, prefetch=100):
+        where = f"shard {row['shard']}, batch {row['seq']}"
+        if row["value"] is None:
+            yield f"{where}: posted without evidence"
+        elif content_hash(row["value"]) != row["sha256"]:
+            yield f"{where}: the evidence is not what was hashed"
+        else:
+            batch = read_wire(row["value"])
+            total_micros = sum(total[2] for account in batch.accounts for total in account.totals)
+            if (batch.shard, batch.seq) != (row["shard"], row["seq"]) or total_micros != (row["charged"] or 0):
+                yield f"{where}: the evidence charges {total_micros}, the entries {row['charged'] or 0}"

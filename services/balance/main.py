@@ -1,0 +1,111 @@
+"""Balance's composition root: `python -m services.balance.main migrate|serve`."""
+
+import sys
+from pathlib import Path
+
+import httpx
+import uvloop
+
+from services.balance.api import BalanceApi
+from services.balance.app.accounts import Accounts
+from services.balance.app.directory import Directory
+from services.balance.app.gaps import GapHealer
+from services.balance.app.permits import Permits
+from services.balance.app.post import Poster
+from services.balance.app.post_charges import ChargePoster
+from services.balance.settings import BalanceSettings, MeteringSettings, OwnerSettings
+from services.balance.store.partitions import ensure_ledger_partitions
+from shared.clock import SECOND_US, Clock, open_clock
+from shared.consumer import OffsetConsumer
+from shared.db import SHARED_MIGRATIONS, Pool, ensure_partitions, migrate, open_pool, transaction
+from shared.http import create_api, dead_letter_routes, serve
+from shared.kafka import open_producer
+from shared.log import configure_logging, get_logger
+from shared.outbox import Relay, keep_topic_layout
+from shared.settings import SharedSettings
+from shared.supervisor import Supervisor
+from shared.topics import CHARGES, TOPICS
+
+logger = get_logger(__name__)
+
+MIGRATIONS = (SHARED_MIGRATIONS, Path(__file__).parent / "migrations")
+
+
+async def run_migrations() -> None:
+    logger.info("migrated", applied=await migrate(OwnerSettings().owner_url, MIGRATIONS))
+
+
+async def run_service() -> None:
+    """Wire everything and run until a signal comes."""
+    settings, own = SharedSettings(), BalanceSettings()
+    clock = open_clock(settings.test_clock)
+    pool = await open_pool(own.database_url, application="balance")
+    async with transaction(pool) as connection:
+        await ensure_partitions(connection, "outbox", clock.now_us())
+        await ensure_ledger_partitions(connection, clock.now_us())
+        partitions = await keep_topic_layout(connection, {topic.name: topic.partitions for topic in TOPICS})
+    producer = await open_producer(settings.kafka_bootstrap, f"{settings.topic_prefix}balance")
+    relay = Relay(pool, producer, clock, topic_prefix=settings.topic_prefix, partitions=partitions, idle_seconds=0.01)
+    try:
+        async with httpx.AsyncClient(base_url=MeteringSettings().url, timeout=10) as metering:
+            await _wire(settings, own, pool, clock, relay, metering).run()
+    finally:
+        await producer.stop()
+        await pool.close()
+
+
+def _wire(
+    settings: SharedSettings,
+    own: BalanceSettings,
+    pool: Pool,
+    clock: Clock,
+    relay: Relay,
+    metering: httpx.AsyncClient,
+) -> Supervisor:
+    poster = Poster(low_cooldown_us=own.low_cooldown_seconds * SECOND_US)
+    charges = ChargePoster(clock, Directory(settings.regions, settings.shards), poster)
+    consumer = OffsetConsumer(
+        pool,
+        clock,
+        charges.apply,
+        bootstrap=settings.kafka_bootstrap,
+        topic_prefix=settings.topic_prefix,
+        topics=(CHARGES,),
+        group="balance",
+        records_max=own.records_max,
+        wait_ms=20,
+    )
+    healer = GapHealer(pool, charges, metering, own.resend_pause_seconds)
+
+    def readiness() -> dict[str, str]:
+        problems = supervisor.problems()
+        if not consumer.assigned.is_set():
+            problems["consumer"] = problems.get("consumer", "has no partitions yet")
+        return problems
+
+    api = create_api("Tollkeeper balance", readiness=readiness)
+    accounts = Accounts(pool, clock, settings, poster)
+    permits = Permits(pool, clock, settings, permit_us=own.permit_seconds * SECOND_US)
+    api.include_router(BalanceApi(pool, clock, accounts, permits).router)
+    api.include_router(dead_letter_routes(pool, consumer))
+    supervisor = Supervisor(
+        {
+            "consumer": consumer.run,
+            "relay": relay.run,
+            "gaps": healer.run,
+            "api": lambda: serve(api, settings.host, own.port),
+        }
+    )
+    return supervisor
+
+
+def main() -> None:
+    commands = {"migrate": run_migrations, "serve": run_service}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        raise SystemExit("usage: python -m services.balance.main migrate|serve")
+    configure_logging("balance")
+    uvloop.run(commands[sys.argv[1]]())
+
+
+if __name__ == "__main__":
+    main()

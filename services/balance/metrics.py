@@ -1,0 +1,11 @@
+"""What Prometheus sees of balance."""
+
+from prometheus_client import Counter, Gauge
+
+ENTRIES = Counter("tollkeeper_balance_entries_total", "Entries posted")
+ACCOUNTS = Counter("tollkeeper_balance_accounts_total", "Accounts moved, once per transaction")
+BATCHES = Counter("tollkeeper_balance_batches_total", "Charge batches posted")
+REPEATS = Counter("tollkeeper_balance_repeats_total", "Charge batches dropped as known")
+LAG_SECONDS = Gauge("tollkeeper_balance_lag_seconds", "Posting time less the time of charging, of the last batch")
+STOPPED_STREAMS = Gauge("tollkeeper_balance_stopped_streams", "Streams that wait for an operator")
+GAPS = Gauge("tollkeeper_balance_gaps", "Streams that wait for missing batches")

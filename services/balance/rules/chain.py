@@ -1,0 +1,29 @@
+"""The hash chain over a shard's entries: one link per transaction.
+
+A link is sha256(previous link + heading + one line per entry, by account and entry number). Whoever changes an entry
+must change every later link.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+CUSTOMER = "customer"
+
+
+def seal(previous: bytes, shard: int, link_number: int, posted_at_us: int, lines: Iterable[str]) -> bytes:
+    """The link over `lines` (see `entry_line`), 32 bytes."""
+    text = "".join((f"{shard} {link_number} {posted_at_us}\n", *lines))
+    return hashlib.sha256(previous + text.encode()).digest()
+
+
+def entry_line(account_id: int, accounts_and_class: str, amount_micros: int, cause: str) -> str:
+    """An entry as the chain sees it: account, debit, credit, class, amount, cause."""
+    return f"{account_id} {accounts_and_class} {amount_micros} {cause}\n"
+
+
+def charge_cause(seq: int) -> str:
+    return f"batch {seq}"
+
+
+def adjustment_cause(idempotency_key: str) -> str:
+    return f"adjustment {idempotency_key}"

@@ -1,0 +1,69 @@
+"""When balance consents to a deletion: pure checks on a locked account.
+
+A permit is bound to `negative_since` and to the number of credits so far: charges leave it alone, any credit voids it.
+"""
+
+from dataclasses import dataclass
+
+from shared.clock import format_instant
+from shared.errors import Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Debtor:
+    """A locked account, as far as a permit depends on it."""
+
+    balance_micros: int
+    negative_since_us: int | None
+    credits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    permit_id: str
+    account_id: int
+    negative_since_us: int
+    credits: int
+    expires_at_us: int
+
+
+def check_grant(debtor: Debtor, negative_since_us: int, due_at_us: int, grace_us: int, now_us: int) -> None:
+    """Raise Refusal unless the account has been below zero since the named instant and the grace period is over."""
+    _check_debt(debtor, negative_since_us)
+    if due_at_us < negative_since_us + grace_us:
+        earliest = format_instant(negative_since_us + grace_us)
+        raise Refusal("grace-period", f"deletion is due no earlier than {earliest}", due_at=earliest)
+    if now_us < due_at_us:
+        raise Refusal("not-due", f"deletion is due at {format_instant(due_at_us)}", due_at=format_instant(due_at_us))
+
+
+def is_live(permit: Permit, debtor: Debtor, now_us: int) -> bool:
+    """Whether a permit granted before still holds."""
+    return (
+        now_us < permit.expires_at_us
+        and permit.negative_since_us == debtor.negative_since_us
+        and permit.credits == debtor.credits
+        and debtor.balance_micros < 0
+    )
+
+
+def check_redemption(permit: Permit, debtor: Debtor, now_us: int, *, redeemed: bool) -> None:
+    """Raise Refusal unless the permit may be used now. One that was `redeemed` for the resource has not to be in time.
+
+    A repeated question still asks after credits: the deletion that it stands for may not have happened yet.
+    """
+    _check_debt(debtor, permit.negative_since_us)
+    if debtor.credits != permit.credits:
+        raise Refusal("credited-since", "the account was credited after the permit was granted; the permit is void")
+    if not redeemed and now_us >= permit.expires_at_us:
+        raise Refusal(
+            "permit-expired", f"the permit expired at {format_instant(permit.expires_at_us)}; ask for another"
+        )
+
+
+def _check_debt(debtor: Debtor, negative_since_us: int) -> None:
+    if debtor.balance_micros >= 0 or debtor.negative_since_us is None:
+        raise Refusal("not-negative", "the account is not below zero; nothing may be deleted")
+    if debtor.negative_since_us != negative_since_us:
+        since = format_instant(debtor.negative_since_us)
+        raise Refusal("negative-since-differs", f"the account is below zero since {since}", negative_since=since)

@@ -1,0 +1,136 @@
+"""Which entries a transaction posts.
+
+One entry per account, kind and class of a batch, in the order credit correction, debit correction, charge, kinds
+alphabetical. Accounts come in the order of their ids, in which they are locked, inserted and sealed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.balance.rules.chain import CUSTOMER, adjustment_cause, charge_cause, entry_line
+from services.balance.wire import WireAccount
+
+_CLASS_ORDER = {"credit_correction": 0, "debit_correction": 1, "charge": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """Between which ledger accounts an entry moves, and its class."""
+
+    debit_account: str
+    credit_account: str
+    entry_class: str
+
+    @property
+    def text(self) -> str:
+        """As the chain writes it."""
+        return f"{self.debit_account} {self.credit_account} {self.entry_class}"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """What entries are posted for: a charge batch's number, or an adjustment's key. `place` indexes the shard."""
+
+    place: int
+    seq: int | None = None
+    adjustment_key: str | None = None
+
+    @property
+    def text(self) -> str:
+        """As the chain writes it."""
+        return adjustment_cause(self.adjustment_key) if self.adjustment_key is not None else charge_cause(self.seq or 0)
+
+
+# One account's part of one batch: (account_id, index of its cause, the batch's account).
+Part = tuple[int, int, WireAccount]
+# (account_id, net change in the customer's favour, entries, entries in the customer's favour, new burn, place)
+AccountMove = tuple[int, int, int, int, int, int]
+# (account_id, ordinal among the account's entries here, amount, change up to here, index of side, index of cause)
+EntryRow = tuple[int, int, int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """All that a transaction posts, accounts ascending; rows are tuples, because there are very many."""
+
+    sides: Sequence[Side]
+    causes: Sequence[Cause]
+    accounts: list[AccountMove]
+    entries: list[EntryRow]
+
+    def chain_lines(self, places: int) -> list[list[str]]:
+        """The chain's lines, per place."""
+        sides = [side.text for side in self.sides]
+        causes = [cause.text for cause in self.causes]
+        lines: list[list[str]] = [[] for _ in range(places)]
+        adders = [lines[cause.place].append for cause in self.causes]
+        for account_id, _, amount_micros, _, side, cause in self.entries:
+            adders[cause](entry_line(account_id, sides[side], amount_micros, causes[cause]))
+        return lines
+
+
+class SideTable:
+    """The sides of charges by class and kind, kept for a process's life: few kinds, looked up once per entry."""
+
+    def __init__(self) -> None:
+        self.sides: list[Side] = []
+        self.indexes: dict[str, dict[str, int]] = {name: {} for name in _CLASS_ORDER}
+
+    def add(self, kind: str, entry_class: str) -> int:
+        """A credit correction takes back from revenue; charges and debit corrections give to it."""
+        revenue = f"revenue:{kind}"
+        favour = entry_class == "credit_correction"
+        index = self.indexes[entry_class].setdefault(kind, len(self.sides))
+        if index == len(self.sides):
+            self.sides.append(Side(revenue, CUSTOMER, entry_class) if favour else Side(CUSTOMER, revenue, entry_class))
+        return index
+
+
+def posting_order(total: tuple[str, str, int]) -> tuple[int, str]:
+    return _CLASS_ORDER[total[1]], total[0]
+
+
+def lay_out(parts: list[Part], causes: Sequence[Cause], table: SideTable) -> Posting:
+    """Sort the parts of a transaction's batches by account, in place, and make their entries."""
+    parts.sort(key=_by_account)
+    accounts: list[AccountMove] = []
+    entries: list[EntryRow] = []
+    indexes = table.indexes
+    index = 0
+    while index < len(parts):
+        account_id, cause, account = parts[index]
+        change_micros = ordinal = favours = 0
+        while True:
+            totals = account.totals
+            for kind, entry_class, signed_micros in sorted(totals, key=posting_order) if len(totals) > 1 else totals:
+                if signed_micros:
+                    change_micros -= signed_micros
+                    ordinal += 1
+                    favours += signed_micros < 0
+                    side = indexes[entry_class].get(kind)
+                    if side is None:
+                        side = table.add(kind, entry_class)
+                    entries.append((account_id, ordinal, abs(signed_micros), change_micros, side, cause))
+            index += 1
+            if index == len(parts) or parts[index][0] != account_id:
+                break
+            _, cause, account = parts[index]
+        burn_micros = account.burn_micros_per_hour
+        accounts.append((account_id, change_micros, ordinal, favours, burn_micros, causes[cause].place))
+    return Posting(table.sides, causes, accounts, entries)
+
+
+def _by_account(part: Part) -> tuple[int, int]:
+    return part[0], part[1]
+
+
+def adjust(account_id: int, amount_micros: int, idempotency_key: str, burn_micros_per_hour: int) -> Posting:
+    """The one entry of an operator's adjustment, positive in the customer's favour."""
+    favour = amount_micros > 0
+    side = Side("adjustment", CUSTOMER, "adjustment") if favour else Side(CUSTOMER, "adjustment", "adjustment")
+    return Posting(
+        [side],
+        [Cause(0, adjustment_key=idempotency_key)],
+        [(account_id, amount_micros, 1, int(favour), burn_micros_per_hour, 0)],
+        [(account_id, 1, abs(amount_micros), amount_micros, 0, 0)],
+    )

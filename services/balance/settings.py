@@ -1,0 +1,39 @@
+"""Settings of balance, read once from the environment (`TOLLKEEPER_BALANCE_…` beside the shared ones)."""
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from shared.settings import SharedSettings
+
+
+class BalanceSettings(BaseSettings):
+    """What balance alone reads."""
+
+    model_config = SettingsConfigDict(env_prefix="TOLLKEEPER_BALANCE_", frozen=True)
+
+    database_url: str
+    port: int = Field(default=8081, ge=1, le=65535)
+    records_max: int = Field(default=256, ge=1)
+    low_cooldown_seconds: int = Field(default=6 * 3600, ge=0)
+    permit_seconds: int = Field(default=60, ge=1, le=600)
+    # A gap is asked for again only after so long: metering may be busy with what was asked before.
+    resend_pause_seconds: float = Field(default=5.0, gt=0)
+
+
+class OwnerSettings(BaseSettings):
+    """What migrating reads: the owner's address."""
+
+    model_config = SettingsConfigDict(env_prefix="TOLLKEEPER_BALANCE_", frozen=True)
+
+    owner_url: str
+
+
+class MeteringSettings(BaseSettings):
+    """Where metering answers."""
+
+    model_config = SettingsConfigDict(env_prefix="TOLLKEEPER_METERING_", frozen=True)
+
+    url: str = "http://127.0.0.1:8083"
+
+
+__all__ = ["BalanceSettings", "MeteringSettings", "OwnerSettings", "SharedSettings"]

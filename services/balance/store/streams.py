@@ -1,0 +1,147 @@
+"""Charge streams: their positions, what waits, and the evidence of what was posted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.balance.rules.stream import Arrival
+from shared.db import Connection, day_of
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRow:
+    shard: int
+    seq: int
+    stopped_reason: str | None
+    has_waiting: bool
+
+
+async def lock_streams(connection: Connection, shards: Sequence[int]) -> dict[int, StreamRow]:
+    """Lock the streams of `shards` (ascending), making those that are not there."""
+    query = """
+        select s.shard, s.seq, s.stopped_reason,
+               exists (select from charge_waiting w where w.shard = s.shard) as has_waiting
+        from charge_stream s where s.shard = any($1::int[]) order by s.shard for update of s
+        """
+    rows = await connection.fetch(query, shards)
+    if len(rows) < len(shards):
+        await connection.execute(
+            "insert into charge_stream (shard) select * from unnest($1::int[]) order by 1 on conflict do nothing",
+            shards,
+        )
+        rows = await connection.fetch(query, shards)
+    return {row["shard"]: StreamRow(*row) for row in rows}
+
+
+async def move_streams(connection: Connection, positions: dict[int, int]) -> None:
+    await connection.execute(
+        """
+        update charge_stream s set seq = m.seq
+        from unnest($1::int[], $2::bigint[]) m(shard, seq) where s.shard = m.shard
+        """,
+        list(positions),
+        list(positions.values()),
+    )
+
+
+async def stop_stream(connection: Connection, shard: int, reason: str, now_us: int) -> None:
+    await connection.execute(
+        "update charge_stream set stopped_reason = $2, stopped_at = $3 where shard = $1", shard, reason, now_us
+    )
+
+
+async def resume_stream(connection: Connection, shard: int) -> None:
+    await connection.execute(
+        "update charge_stream set stopped_reason = null, stopped_at = null where shard = $1", shard
+    )
+
+
+async def insert_waiting(connection: Connection, arrivals: Sequence[Arrival], now_us: int) -> None:
+    await connection.execute(
+        """
+        insert into charge_waiting (shard, seq, sha256, value, arrived_at)
+        select *, $5 from unnest($1::int[], $2::bigint[], $3::bytea[], $4::bytea[]) order by 1, 2 on conflict do nothing
+        """,
+        [arrival.batch.shard for arrival in arrivals],
+        [arrival.batch.seq for arrival in arrivals],
+        [arrival.sha256 for arrival in arrivals],
+        [arrival.value for arrival in arrivals],
+        now_us,
+    )
+
+
+async def delete_waiting(connection: Connection, arrivals: Sequence[Arrival]) -> None:
+    await connection.execute(
+        """
+        delete from charge_waiting w using unnest($1::int[], $2::bigint[], $3::bytea[]) d(shard, seq, sha256)
+        where (w.shard, w.seq, w.sha256) = (d.shard, d.seq, d.sha256)
+        """,
+        [arrival.batch.shard for arrival in arrivals],
+        [arrival.batch.seq for arrival in arrivals],
+        [arrival.sha256 for arrival in arrivals],
+    )
+
+
+async def load_waiting(connection: Connection, shard: int, limit: int) -> list[bytes]:
+    """The values of the first batches that wait in a stream, in order."""
+    rows = await connection.fetch(
+        "select value from charge_waiting where shard = $1 order by seq limit $2", shard, limit
+    )
+    return [row["value"] for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A stream that waits for `from_seq`; `is_filled` when what waits can be posted now."""
+
+    shard: int
+    from_seq: int
+    is_filled: bool
+
+
+async def load_gaps(connection: Connection) -> list[Gap]:
+    rows = await connection.fetch(
+        """
+        select s.shard, s.seq + 1 as from_seq, w.first <= s.seq + 1 as is_filled
+        from charge_stream s join (select shard, min(seq) as first from charge_waiting group by shard) w using (shard)
+        where s.stopped_reason is null order by s.shard
+        """
+    )
+    return [Gap(**row) for row in rows]
+
+
+async def load_evidence_hashes(
+    connection: Connection, batches: Sequence[tuple[int, int]]
+) -> dict[tuple[int, int], bytes]:
+    """The hashes of the posted batches among (shard, seq) pairs."""
+    rows = await connection.fetch(
+        """
+        select e.shard, e.seq, e.sha256 from unnest($1::int[], $2::bigint[]) b(shard, seq)
+        join evidence e using (shard, seq)
+        """,
+        [shard for shard, _ in batches],
+        [seq for _, seq in batches],
+    )
+    return {(row["shard"], row["seq"]): row["sha256"] for row in rows}
+
+
+async def insert_evidence(connection: Connection, posted: Sequence[tuple[Arrival, int]]) -> None:
+    """Keep the bytes of batches, each with its posting time."""
+    await connection.execute(
+        """
+        insert into evidence (shard, seq, sha256, value, day, posted_at)
+        select * from unnest($1::int[], $2::bigint[], $3::bytea[], $4::bytea[], $5::date[], $6::timestamptz[])
+        """,
+        [arrival.batch.shard for arrival, _ in posted],
+        [arrival.batch.seq for arrival, _ in posted],
+        [arrival.sha256 for arrival, _ in posted],
+        [arrival.value for arrival, _ in posted],
+        [day_of(posted_at_us) for _, posted_at_us in posted],
+        [posted_at_us for _, posted_at_us in posted],
+    )
+
+
+async def load_evidence(connection: Connection, shard: int, seq: int) -> bytes | None:
+    value: bytes | None = await connection.fetchval(
+        "select value from evidence where shard = $1 and seq = $2", shard, seq
+    )
+    return value

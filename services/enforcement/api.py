@@ -1,0 +1,75 @@
+"""HTTP in: what enforcement knows and plans, for people and for the command line."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from services.enforcement.rules.account import AccountKey
+from services.enforcement.service import Service
+from services.enforcement.store.cases import describe_cases
+from services.enforcement.store.stops import StopRequest, load_open_requests
+from shared.clock import format_instant
+from shared.db import transaction
+from shared.errors import Refusal
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+def create_routes(service: Service) -> APIRouter:
+    router = APIRouter(prefix="/v1")
+    pool = service.pool
+
+    @router.get("/status")
+    async def status() -> dict[str, object]:
+        positions = await service.positions.load()
+        async with transaction(pool) as connection:
+            row = await connection.fetchrow(
+                """
+                select coalesce((select sum(h.seq - c.published_seq)
+                                 from stream_head h join outbox_cursor c using (stream)), 0)::bigint as unpublished,
+                       (select count(*) from dead_letter where replayed_at is null) as dead,
+                       (select count(*) from parked_event where applied_at is null) as parked
+                """
+            )
+        assert row is not None
+        swept_at_us = service.sweep.swept_at_us
+        return {
+            "now": format_instant(service.clock.now_us()),
+            "positions": positions,
+            **dict(row),
+            "swept_at": None if swept_at_us is None else format_instant(swept_at_us),
+        }
+
+    @router.get("/stops")
+    async def stops(limit: Limit = 1000) -> dict[str, list[dict[str, object]]]:
+        async with transaction(pool) as connection:
+            return {"stops": [_describe_stop(request) for request in await load_open_requests(connection, limit)]}
+
+    @router.get("/deletion-cases")
+    async def cases(after: str = "", limit: Limit = 1000) -> dict[str, object]:
+        async with transaction(pool) as connection:
+            found = await describe_cases(connection, None, after=after, limit=limit)
+        return {"deletion_cases": found, "next": found[-1]["case_id"] if len(found) == limit else None}
+
+    @router.get("/deletion-cases/{region}/{tenant_id}")
+    async def cases_of_account(region: str, tenant_id: str) -> dict[str, object]:
+        async with transaction(pool) as connection:
+            found = await describe_cases(connection, AccountKey(region, tenant_id), after="", limit=1000)
+        if not found:
+            raise Refusal("no-deletion-case", f"{region}/{tenant_id} has no deletion case", status=404)
+        return {"deletion_cases": found, "next": None}
+
+    return router
+
+
+def _describe_stop(request: StopRequest) -> dict[str, object]:
+    return {
+        "region": request.key.region,
+        "tenant_id": request.key.tenant_id,
+        "resource_id": request.resource_id,
+        "run": {"source": request.run.source, "event_id": request.run.event_id},
+        "account_version": request.account_version,
+        "attempts": request.attempts,
+        "requested_at": format_instant(request.requested_at_us),
+        "next_attempt_at": format_instant(request.next_attempt_at_us),
+    }

@@ -1,0 +1,103 @@
+"""The use cases: each is one transaction."""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from services.enforcement.app.unit import Fact, OutboxDays, Unit
+from services.enforcement.handlers import FutureFact, LifecycleFact, read_envelope, read_record
+from services.enforcement.rules.account import Account
+from services.enforcement.settings import Settings
+from services.enforcement.store.parked import insert_parked, take_parked
+from services.enforcement.store.resources import load_resources
+from services.enforcement.store.stops import load_due_ids, load_requests
+from shared.clock import Clock
+from shared.consumer import Poll
+from shared.db import Connection, Pool, transaction
+from shared.errors import RecordError
+
+BATCH = 500
+
+
+class Enforce:
+    """What the loops and the consumer call. `wake_relay` hints that messages were appended."""
+
+    def __init__(self, pool: Pool, clock: Clock, settings: Settings, wake_relay: Callable[[], None]) -> None:
+        self.pool = pool
+        self.clock = clock
+        self.settings = settings
+        self._wake_relay = wake_relay
+        self._days = OutboxDays()
+
+    @asynccontextmanager
+    async def unit(self) -> AsyncIterator[tuple[Connection, Unit]]:
+        """A transaction with its unit; wakes the relay once it is in."""
+        async with transaction(self.pool) as connection:
+            unit = Unit(connection, self.clock, self.settings)
+            remember = await self._days.ensure(connection, unit.now_us)
+            yield connection, unit
+        remember()
+        unit.committed()
+        self._wake_relay()
+
+    async def apply(self, connection: Connection, poll: Poll) -> None:
+        """Apply a poll of lifecycle and account events in the consumer's transaction."""
+        unit = Unit(connection, self.clock, self.settings)
+        poll.after_commit(await self._days.ensure(connection, unit.now_us))
+        facts: list[Fact] = []
+        future: list[FutureFact] = []
+        for record in poll.records:
+            try:
+                known = read_record(record, self.settings.regions, unit.now_us)
+            except RecordError as error:
+                poll.bury(record, error.reason, error.detail)
+                continue
+            if isinstance(known, FutureFact):
+                future.append(known)
+            elif known is not None:
+                facts.append(known)
+        await insert_parked(connection, future)
+        if facts:
+            await unit.save(await unit.learn(facts))
+        poll.after_commit(unit.committed)
+        poll.after_commit(self._wake_relay)
+
+    async def apply_answers(self, answers: Sequence[Account]) -> int:
+        """Apply what balance answered like events, by version; answer how many were news."""
+        if not answers:
+            return 0
+        async with self.unit() as (_, unit):
+            scene = await unit.learn(answers)
+            await unit.save(scene)
+        return len(scene.changed_accounts)
+
+    async def repeat_due_stops(self) -> int:
+        """Send the next command of up to BATCH due stop requests; answer how many were looked at."""
+        async with self.unit() as (connection, unit):
+            due = await load_due_ids(connection, unit.now_us, BATCH)
+            if not due:
+                return 0
+            scene = await unit.begin([key for key, _ in due])
+            ids = sorted({(key.region, resource_id) for key, resource_id in due})
+            scene.add_resources(await load_resources(connection, ids))
+            scene.add_requests(await load_requests(connection, ids))
+            scene.touch_all()
+            scene.decide_stops()
+            requests = scene.due_requests()
+            first = [request for request in requests if request.is_unsent]
+            granted = await unit.take_stops(len(first))
+            held_back = set(first[granted:])
+            for request in requests:
+                if request not in held_back:
+                    unit.send_stop(scene, request)
+            await unit.save(scene)
+        return len(requests) - len(held_back)
+
+    async def apply_parked(self) -> int:
+        """Apply lifecycle events whose time has come; answer how many."""
+        async with self.unit() as (connection, unit):
+            envelopes = await take_parked(connection, unit.now_us, BATCH)
+            known = [read_envelope(envelope, self.settings.regions, unit.now_us) for envelope in envelopes]
+            facts = [fact for fact in known if isinstance(fact, LifecycleFact)]
+            if facts:
+                await unit.save(await unit.learn(facts))
+        return len(envelopes)

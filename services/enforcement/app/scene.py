@@ -1,0 +1,165 @@
+"""What one transaction has locked, learnt and decided, until it is written at once."""
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from services.enforcement.handlers import LifecycleFact
+from services.enforcement.messages import Messages, StopOrder
+from services.enforcement.rules.account import Account, AccountKey, learn_account
+from services.enforcement.rules.deletion import Case, Grace, follow_account
+from services.enforcement.rules.lifecycle import RunKey, learn_fact
+from services.enforcement.rules.resource import Resource, ResourceKey, is_foreign
+from services.enforcement.rules.stops import Backoff, decide_stops, next_attempt_us
+from services.enforcement.store.stops import StopRequest
+from shared.clock import SECOND_US
+from shared.outbox import Message
+
+_ResourceId = tuple[str, str]
+
+
+class Scene:
+    """The state of the locked accounts and of the resources that a transaction is about, and what changes in it."""
+
+    def __init__(self, accounts: dict[AccountKey, Account], make: Messages, now_us: int) -> None:
+        self.accounts = accounts
+        self.now_us = now_us
+        self.make = make
+        self.messages: list[Message] = []
+        self.changed_accounts: set[AccountKey] = set()
+        self.changed_resources: dict[ResourceKey, Resource] = {}
+        self.changed_requests: dict[tuple[_ResourceId, RunKey], StopRequest] = {}
+        self.changed_cases: dict[str, Case] = {}
+        self.opened: list[StopRequest] = []
+        self.deleted: list[_ResourceId] = []
+        self.foreign = 0
+        self._touched: set[_ResourceId] = set()
+        self._resources: dict[_ResourceId, dict[ResourceKey, Resource]] = {}
+        self._requests: dict[_ResourceId, dict[RunKey, StopRequest]] = {}
+        self._cases: dict[str, Case] = {}
+
+    def add_resources(self, resources: Iterable[Resource]) -> None:
+        for resource in resources:
+            self._resources.setdefault((resource.key.region, resource.key.resource_id), {})[resource.key] = resource
+
+    def add_requests(self, requests: Iterable[StopRequest]) -> None:
+        for request in requests:
+            self._requests.setdefault((request.key.region, request.resource_id), {})[request.run] = request
+
+    def add_cases(self, cases: Iterable[Case]) -> None:
+        self._cases.update((case.case_id, case) for case in cases)
+
+    @property
+    def resource_ids(self) -> list[_ResourceId]:
+        return sorted(self._resources)
+
+    def touch_all(self) -> None:
+        """Compare every loaded resource with what should run."""
+        self._touched.update(self._resources)
+
+    def learn_account(self, seen: Account, grace: Grace) -> bool:
+        """Take in what balance says, if it is news, and follow it with the account's deletion case."""
+        if learn_account(self.accounts[seen.key], seen) is not seen:
+            return False
+        self.accounts[seen.key] = seen
+        self.changed_accounts.add(seen.key)
+        current = next((case for case in self._cases.values() if case.key == seen.key and case.is_open), None)
+        decision = follow_account(current, seen, grace)
+        if decision.cancel is not None:
+            cancelled = replace(decision.cancel, state="cancelled", reason="the account was at or above zero")
+            self.change_case(cancelled)
+            self.messages.append(self.make.case_event("deletion.cancelled", self._cases[cancelled.case_id]))
+        if decision.schedule is not None:
+            self._schedule(decision.schedule)
+        return True
+
+    def _schedule(self, case: Case) -> None:
+        """Open a case. One of the same instant can have ended before: on a clock that stands, or by a correction."""
+        before = self._cases.get(case.case_id)
+        if before is not None and before.state == "done":
+            return
+        self.change_case(case if before is None else replace(case, changes=before.changes))
+        self.messages.append(self.make.case_event("deletion.scheduled", self._cases[case.case_id]))
+
+    def change_case(self, case: Case) -> Case:
+        changed = replace(case, changes=case.changes + 1)
+        self._cases[case.case_id] = changed
+        # Closing comes before opening: an account has one open case.
+        self.changed_cases.pop(case.case_id, None)
+        self.changed_cases[case.case_id] = changed
+        return changed
+
+    def learn_lifecycle(self, seen: LifecycleFact) -> None:
+        resource_id = (seen.key.region, seen.key.resource_id)
+        rows = self._resources.setdefault(resource_id, {})
+        known = rows.get(seen.key) or Resource(seen.key)
+        if is_foreign(seen.key, rows.values()) or (known.created and seen.fact.verb == "created"):
+            self.foreign += is_foreign(seen.key, rows.values())
+            return
+        created = known.created or seen.fact.verb == "created"
+        grown = replace(known, created=created, life=learn_fact(known.life, seen.fact))
+        self._touched.add(resource_id)
+        if grown == known:
+            return
+        rows[seen.key] = self.changed_resources[seen.key] = grown
+        if created and grown.life.deleted:
+            self.deleted.append(resource_id)
+
+    def decide_stops(self) -> None:
+        """Open and end stop requests for every touched container, by where the whole transaction has led."""
+        for resource_id in sorted(self._touched):
+            for resource in self._resources[resource_id].values():
+                if resource.created and resource.key.account in self.accounts:
+                    self._decide_stop(resource_id, resource)
+
+    def _decide_stop(self, resource_id: _ResourceId, resource: Resource) -> None:
+        account = self.accounts[resource.key.account]
+        requests = self._requests.setdefault(resource_id, {})
+        decision = decide_stops(
+            account, resource, (run for run, request in requests.items() if request.outcome is None)
+        )
+        for run in decision.confirmed:
+            request = self._change_request(requests[run].end("confirmed", self.now_us))
+            self.messages.append(
+                self.make.stop_event("stop.confirmed", account.key, resource_id[1], run, request.attempts)
+            )
+        for run in decision.cancelled:
+            self._change_request(requests[run].end("cancelled", self.now_us))
+        if decision.request is not None:
+            self._open_request(account, resource_id, decision.request, requests.get(decision.request))
+
+    def _open_request(
+        self, account: Account, resource_id: _ResourceId, run: RunKey, before: StopRequest | None
+    ) -> None:
+        fresh = StopRequest(account.key, resource_id[1], run, account.version, self.now_us, self.now_us)
+        request = fresh if before is None else before.reopen(account.version, self.now_us)
+        self.opened.append(self._change_request(request))
+        self.messages.append(self.make.stop_event("stop.requested", account.key, resource_id[1], run, request.attempts))
+
+    def send_stop(self, request: StopRequest, expiry_seconds: int, backoff: Backoff) -> None:
+        """Send the request's next command, and note when to repeat it."""
+        account = self.accounts[request.key]
+        sent = replace(
+            request,
+            attempts=request.attempts + 1,
+            account_version=account.version,
+            next_attempt_at_us=next_attempt_us(self.now_us, request.attempts + 1, backoff),
+        )
+        expires_at_us = self.now_us + expiry_seconds * SECOND_US
+        order = StopOrder(account.key, request.resource_id, request.run, account.version, sent.attempts, expires_at_us)
+        self.messages.append(self.make.stop(order))
+        self._change_request(sent)
+
+    def due_requests(self) -> list[StopRequest]:
+        """The open requests whose next command is due."""
+        return [
+            request
+            for requests in self._requests.values()
+            for request in requests.values()
+            if request.outcome is None and request.next_attempt_at_us <= self.now_us and request.key in self.accounts
+        ]
+
+    def _change_request(self, request: StopRequest) -> StopRequest:
+        resource_id = (request.key.region, request.resource_id)
+        self._requests[resource_id][request.run] = request
+        self.changed_requests[resource_id, request.run] = request
+        return request

@@ -1,0 +1,156 @@
+"""One transaction of enforcement: lock accounts, learn facts, decide, write, append to the outbox."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from services.enforcement import metrics
+from services.enforcement.app.scene import Scene
+from services.enforcement.handlers import LifecycleFact
+from services.enforcement.messages import Messages
+from services.enforcement.rules.account import Account, AccountKey
+from services.enforcement.rules.deletion import Case
+from services.enforcement.settings import Settings
+from services.enforcement.store.accounts import lock_accounts, save_accounts
+from services.enforcement.store.breakers import take_allowance
+from services.enforcement.store.cases import load_case, load_cases, save_cases
+from services.enforcement.store.resources import load_live, load_resources, load_running, save_resources
+from services.enforcement.store.stops import StopRequest, load_requests, save_requests
+from services.enforcement.store.targets import load_targets, mark_done
+from shared.clock import MINUTE_US, Clock
+from shared.db import Connection, day_of, ensure_partitions
+from shared.log import get_logger
+from shared.outbox import append_messages
+
+logger = get_logger(__name__)
+
+Fact = Account | LifecycleFact
+
+
+class Unit:
+    """Carries out one transaction's work on a connection that the caller began and will commit.
+
+    `committed` must be called after the commit: it wakes the relay and counts.
+    """
+
+    def __init__(self, connection: Connection, clock: Clock, settings: Settings) -> None:
+        self._connection = connection
+        self._settings = settings
+        self.now_us = clock.now_us()
+        self.make = Messages(settings.shards, self.now_us)
+        self._on_commit: list[Callable[[], object]] = []
+
+    async def begin(self, keys: Sequence[AccountKey]) -> Scene:
+        """Lock the accounts, ascending."""
+        return Scene(await lock_accounts(self._connection, keys), self.make, self.now_us)
+
+    async def learn(self, facts: Sequence[Fact]) -> Scene:
+        """Apply facts in their order and decide once, by where they have led."""
+        scene = await self.begin([fact.key.account if isinstance(fact, LifecycleFact) else fact.key for fact in facts])
+        news = [fact for fact in facts if isinstance(fact, Account) and fact.version > scene.accounts[fact.key].version]
+        await self._load(scene, facts, news)
+        for fact in facts:
+            if isinstance(fact, LifecycleFact):
+                scene.learn_lifecycle(fact)
+            else:
+                scene.learn_account(fact, self._settings.grace_of(fact.key.region))
+        # What the events say of one container matters by itself; a moved account moves all of its containers.
+        scene.touch_all()
+        scene.decide_stops()
+        await self.send_first_stops(scene)
+        await self.finish_deletions(scene)
+        return scene
+
+    async def _load(self, scene: Scene, facts: Sequence[Fact], news: Sequence[Account]) -> None:
+        ids = sorted({fact.key[:2] for fact in facts if isinstance(fact, LifecycleFact)})
+        moving = sorted({seen.key for seen in news if seen.must_stop or scene.accounts[seen.key].must_stop})
+        if moving:
+            scene.add_resources(await load_running(self._connection, moving))
+        if ids:
+            scene.add_resources(await load_resources(self._connection, ids))
+        if scene.resource_ids:
+            scene.add_requests(await load_requests(self._connection, scene.resource_ids))
+        if news:
+            case_ids = [
+                Case(seen.key, seen.negative_since_us, 0, 0).case_id
+                for seen in news
+                if seen.negative_since_us is not None
+            ]
+            keys = sorted({seen.key for seen in news})
+            scene.add_cases(await load_cases(self._connection, keys, case_ids))
+
+    async def send_first_stops(self, scene: Scene) -> None:
+        """Send the first command of each opened request, as far as the breaker allows; the others wait, due."""
+        granted = await self.take_stops(len(scene.opened))
+        for request in scene.opened[:granted]:
+            self.send_stop(scene, request)
+        self.on_commit(lambda: metrics.STOPS_REQUESTED.inc(len(scene.opened)))
+
+    async def take_stops(self, wanted: int) -> int:
+        most = self._settings.enforcement_stops_per_minute_max
+        granted = await take_allowance(self._connection, "stops", self.now_us, MINUTE_US, wanted, most)
+        if granted < wanted:
+            logger.error("stops.held_back", waiting=wanted - granted, per_minute_max=most)
+            self.on_commit(lambda: metrics.STOPS_HELD_BACK.inc(wanted - granted))
+        return granted
+
+    def send_stop(self, scene: Scene, request: StopRequest) -> None:
+        scene.send_stop(request, self._settings.enforcement_stop_expiry_seconds, self._settings.backoff)
+        self.on_commit(metrics.STOP_COMMANDS.inc)
+
+    async def finish_deletions(self, scene: Scene) -> None:
+        """Resources that are gone end their targets, and a case whose targets are all gone is done."""
+        for case_id in await mark_done(self._connection, scene.deleted, self.now_us):
+            scene_case = scene.changed_cases.get(case_id) or await load_case(self._connection, case_id)
+            if scene_case is None or scene_case.state != "carrying_out":
+                continue
+            await self.finish_case(scene, scene_case)
+
+    async def finish_case(self, scene: Scene, case: Case) -> bool:
+        """End a case that is being carried out, if nothing of it is left."""
+        gone = {key for key, resource in scene.changed_resources.items() if resource.life.deleted}
+        live = [item for item in await load_live(self._connection, case.key) if item.key not in gone]
+        unfinished = [target for target in await load_targets(self._connection, case.case_id) if not target.done_at_us]
+        if live or unfinished:
+            return False
+        done = scene.change_case(replace(case, state="done", reason=None))
+        scene.messages.append(self.make.case_event("deletion.done", done))
+        return True
+
+    async def save(self, scene: Scene) -> None:
+        """Write everything that changed and append the messages, whose streams are locked last."""
+        connection, now_us = self._connection, self.now_us
+        await save_accounts(connection, [scene.accounts[key] for key in sorted(scene.changed_accounts)], now_us)
+        await save_resources(connection, [scene.changed_resources[key] for key in sorted(scene.changed_resources)])
+        await save_requests(connection, [scene.changed_requests[key] for key in sorted(scene.changed_requests)])
+        if scene.changed_cases:
+            await save_cases(connection, list(scene.changed_cases.values()), now_us)
+        await append_messages(connection, scene.messages, now_us)
+        confirmed = sum(request.outcome == "confirmed" for request in scene.changed_requests.values())
+        self.on_commit(lambda: metrics.STOPS_CONFIRMED.inc(confirmed))
+        self.on_commit(lambda: metrics.FOREIGN_EVENTS.inc(scene.foreign))
+
+    def on_commit(self, callback: Callable[[], object]) -> None:
+        self._on_commit.append(callback)
+
+    def committed(self) -> None:
+        for callback in self._on_commit:
+            callback()
+
+
+class OutboxDays:
+    """Makes the outbox's partition of a day before its first message: a test clock may jump to any day."""
+
+    def __init__(self) -> None:
+        self._day: object = None
+
+    async def ensure(self, connection: Connection, now_us: int) -> Callable[[], None]:
+        """Answer what to call once the transaction is in."""
+        day = day_of(now_us)
+        if day == self._day:
+            return lambda: None
+        await ensure_partitions(connection, "outbox", now_us)
+
+        def remember() -> None:
+            self._day = day
+
+        return remember

@@ -1,0 +1,84 @@
+"""Kafka in: records become facts that the rules understand, or dead letters."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from pydantic import ValidationError
+
+from services.enforcement.rules.account import Account, AccountKey
+from services.enforcement.rules.lifecycle import Fact
+from services.enforcement.rules.resource import Family, ResourceKey
+from shared.clock import DAY_US, MINUTE_US
+from shared.errors import RecordError
+from shared.events.account import AccountEvent
+from shared.events.cloudevents import load_envelope
+from shared.events.lifecycle import LifecycleEvent, describe, read_lifecycle
+from shared.kafka import Record
+from shared.settings import Region
+from shared.topics import ACCOUNT_EVENTS
+
+# Clocks of producers run ahead a little; what is further ahead waits until it is due.
+AHEAD_US_MAX = 5 * MINUTE_US
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleFact:
+    key: ResourceKey
+    fact: Fact
+
+
+@dataclass(frozen=True, slots=True)
+class FutureFact:
+    """A lifecycle event from beyond the present: `envelope` is kept and read again at `due_at_us`."""
+
+    source: str
+    event_id: str
+    subject: str
+    due_at_us: int
+    envelope: dict[str, object]
+
+
+Known = Account | LifecycleFact | FutureFact
+
+
+def read_record(record: Record, regions: Mapping[str, Region], now_us: int) -> Known | None:
+    """What a record says; None for what enforcement has no use for. Raises RecordError."""
+    envelope = load_envelope(record)
+    if record.topic == ACCOUNT_EVENTS:
+        return read_account(envelope, regions)
+    return read_envelope(envelope, regions, now_us)
+
+
+def read_account(envelope: Mapping[str, object], regions: Mapping[str, Region]) -> Account:
+    try:
+        data = AccountEvent.model_validate(envelope).data
+    except ValidationError as error:
+        raise RecordError("invalid event", describe(error)) from error
+    _check_region(data.region, regions)
+    key = AccountKey(data.region, data.tenant_id)
+    return Account(key, data.account_version, data.state, data.balance_micros, data.negative_since)
+
+
+def read_envelope(envelope: dict[str, object], regions: Mapping[str, Region], now_us: int) -> Known | None:
+    """Read a lifecycle event. A listing (`inventory.observed`) is not acted on: what is absent proves nothing."""
+    event = read_lifecycle(envelope)
+    if not isinstance(event, LifecycleEvent):
+        return None
+    region = _check_region(event.data.region, regions)
+    if event.time < region.opened_at_us:
+        raise RecordError("before the region", f"the region {event.data.region!r} opened at {region.opened_at}")
+    if event.time > now_us + DAY_US:
+        raise RecordError("from the future", "the event is more than a day ahead of the clock")
+    if event.time > now_us + AHEAD_US_MAX:
+        return FutureFact(event.source, event.id, event.subject, event.time, envelope)
+    family, verb = event.type.split(".")
+    key = ResourceKey(event.data.region, event.subject, event.data.tenant_id, cast("Family", family))
+    return LifecycleFact(key, Fact(verb, event.time, event.source, event.id, event.data.sequence))
+
+
+def _check_region(region: str, regions: Mapping[str, Region]) -> Region:
+    known = regions.get(region)
+    if known is None:
+        raise RecordError("unknown region", f"{region!r} is no region of this deployment")
+    return known

@@ -1,0 +1,17 @@
+"""What enforcement tells Prometheus."""
+
+from prometheus_client import Counter, Gauge
+
+STOPS_REQUESTED = Counter("tollkeeper_enforcement_stops_requested", "Runs that were to be stopped")
+STOPS_CONFIRMED = Counter("tollkeeper_enforcement_stops_confirmed", "Stop requests whose run is over")
+STOP_COMMANDS = Counter("tollkeeper_enforcement_stop_commands", "Stop commands sent, repeats included")
+STOPS_HELD_BACK = Counter("tollkeeper_enforcement_stops_held_back", "Stops that the breaker made wait: page a person")
+STOPS_OPEN_AGE = Gauge("tollkeeper_enforcement_oldest_open_stop_seconds", "Age of the oldest unconfirmed stop request")
+CASES = Gauge("tollkeeper_enforcement_deletion_cases", "Deletion cases by state", ["state"])
+DELETE_COMMANDS = Counter("tollkeeper_enforcement_delete_commands", "Delete commands sent, repeats included")
+DELETIONS_FROZEN = Counter("tollkeeper_enforcement_deletions_frozen", "Deletion cases frozen: page a person")
+DELETIONS_HALTED = Gauge("tollkeeper_enforcement_deletions_halted", "1 while deletions wait for an operator")
+FOREIGN_EVENTS = Counter("tollkeeper_enforcement_foreign_events", "Lifecycle events about somebody else's resource")
+SWEPT_AT = Gauge("tollkeeper_enforcement_swept_at_seconds", "When the last complete sweep of balance ended, Unix time")
+SWEEP_HEALED = Counter("tollkeeper_enforcement_sweep_healed", "Accounts whose state the sweep knew better than events")
+BALANCE_FAULTS = Counter("tollkeeper_enforcement_balance_faults", "Questions that balance did not answer")

@@ -1,0 +1,78 @@
+"""The parts of a running service, put together: what `main` runs and tests look into."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import httpx
+from aiokafka import AIOKafkaProducer
+
+from services.enforcement.app.enforce import Enforce
+from services.enforcement.app.sweep import Sweep
+from services.enforcement.balance_client import BalanceClient
+from services.enforcement.loops import run_stops, run_sweep
+from services.enforcement.positions import Positions
+from services.enforcement.settings import Settings
+from shared.clock import Clock
+from shared.consumer import OffsetConsumer
+from shared.db import Pool
+from shared.outbox import Relay
+from shared.supervisor import Loop
+from shared.topics import ACCOUNT_EVENTS, LIFECYCLE
+
+CONSUMED = (LIFECYCLE, ACCOUNT_EVENTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What is opened outside and closed outside."""
+
+    pool: Pool
+    producer: AIOKafkaProducer
+    balance: httpx.AsyncClient
+    partitions: dict[str, int]
+
+
+class Service:
+    """Wires the loops; holds no rule."""
+
+    def __init__(self, settings: Settings, clock: Clock, resources: Resources) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.pool = resources.pool
+        self.relay = Relay(
+            resources.pool,
+            resources.producer,
+            clock,
+            topic_prefix=settings.topic_prefix,
+            partitions=resources.partitions,
+        )
+        self.enforce = Enforce(resources.pool, clock, settings, self.relay.wake)
+        self.consumer = OffsetConsumer(
+            resources.pool,
+            clock,
+            self.enforce.apply,
+            bootstrap=settings.kafka_bootstrap,
+            topic_prefix=settings.topic_prefix,
+            topics=CONSUMED,
+            group="enforcement",
+            records_max=200,
+            wait_ms=20,
+        )
+        balance = BalanceClient(resources.balance)
+        self.sweep = Sweep(self.enforce, balance)
+        self.positions = Positions(resources.pool, settings.kafka_bootstrap, settings.topic_prefix, CONSUMED)
+
+    def loops(self) -> dict[str, Loop]:
+        return {
+            "consumer": self.consumer.run,
+            "relay": self.relay.run,
+            "stops": lambda: run_stops(self.enforce),
+            "sweep": lambda: run_sweep(self.sweep, self.settings.enforcement_sweep_seconds),
+        }
+
+    def readiness(self, problems: Callable[[], Mapping[str, str]]) -> dict[str, str]:
+        """What is not ready. Balance out of reach does not make this service unready: stops go on."""
+        waiting = {name: why for name, why in problems().items() if name != "sweep"}
+        if not self.consumer.assigned.is_set():
+            waiting["partitions"] = "none assigned yet"
+        return waiting

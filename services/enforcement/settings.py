@@ -1,0 +1,42 @@
+"""Settings of enforcement, read once from the environment (`TOLLKEEPER_…`)."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from services.enforcement.rules.deletion import Grace
+from services.enforcement.rules.stops import Backoff
+from shared.settings import SharedSettings
+
+
+class Settings(SharedSettings):
+    """`runtime` names who carries out commands; deletion happens in the simulator only, elsewhere it is a plan."""
+
+    enforcement_database_url: str = ""
+    enforcement_owner_url: str = ""
+    enforcement_port: int = Field(default=8084, ge=0, le=65535)
+    balance_url: str = "http://127.0.0.1:8081"
+    runtime: str = "plan"
+    sanity_limits: Literal["on", "off"] = "on"
+
+    enforcement_sweep_seconds: float = Field(default=60, gt=0)
+    enforcement_stop_poll_seconds: float = Field(default=1, gt=0)
+    enforcement_stop_repeat_seconds: int = Field(default=30, ge=1)
+    enforcement_stop_repeat_seconds_max: int = Field(default=300, ge=1)
+    enforcement_stop_expiry_seconds: int = Field(default=60, ge=1)
+    enforcement_stops_per_minute_max: int = Field(default=10_000, ge=0)
+    enforcement_deletion_poll_seconds: float = Field(default=1, gt=0)
+    enforcement_deletion_retry_seconds: float = Field(default=15, gt=0)
+    enforcement_deletion_expiry_seconds: int = Field(default=60, ge=1)
+    enforcement_deletions_per_hour_max: int = Field(default=1000, ge=0)
+    enforcement_reminder_percent: int = Field(default=50, ge=1, le=99)
+    enforcement_clock_jump_seconds_max: int = Field(default=3600, ge=1)
+    enforcement_clock_skew_seconds_max: int = Field(default=60, ge=0)
+    enforcement_catch_up_seconds_max: float = Field(default=5, gt=0)
+
+    @property
+    def backoff(self) -> Backoff:
+        return Backoff(self.enforcement_stop_repeat_seconds, self.enforcement_stop_repeat_seconds_max)
+
+    def grace_of(self, region: str) -> Grace:
+        return Grace(self.regions[region].grace_seconds, self.enforcement_reminder_percent)

@@ -1,0 +1,105 @@
+"""SQL of resources: what is known of each, and which runs."""
+
+from collections.abc import Sequence
+
+import asyncpg
+import orjson
+
+from services.enforcement.rules.account import AccountKey
+from services.enforcement.rules.lifecycle import Life, Mark
+from services.enforcement.rules.resource import Resource, ResourceKey
+from shared.db import Connection
+
+_COLUMNS = "r.region, r.resource_id, r.tenant_id, r.family, r.created, r.life"
+
+
+async def load_resources(connection: Connection, ids: Sequence[tuple[str, str]]) -> list[Resource]:
+    """Everything known of the resources named by (region, resource_id), whoever said it."""
+    rows = await connection.fetch(
+        f"""
+        select {_COLUMNS} from resource r
+        join unnest($1::text[], $2::text[]) k(region, resource_id) using (region, resource_id)
+        """,  # noqa: S608 - the columns are constant
+        [region for region, _ in ids],
+        [resource_id for _, resource_id in ids],
+    )
+    return [_resource(row) for row in rows]
+
+
+async def load_running(connection: Connection, keys: Sequence[AccountKey]) -> list[Resource]:
+    """The running containers of accounts."""
+    rows = await connection.fetch(
+        f"""
+        select {_COLUMNS} from resource r
+        join unnest($1::text[], $2::text[]) k(region, tenant_id) using (region, tenant_id)
+        where r.created and not r.deleted and r.run_source is not null
+        """,  # noqa: S608 - the columns are constant
+        [key.region for key in keys],
+        [key.tenant_id for key in keys],
+    )
+    return [_resource(row) for row in rows]
+
+
+async def load_live(connection: Connection, key: AccountKey) -> list[Resource]:
+    """The containers and volumes of one account that exist, containers first."""
+    rows = await connection.fetch(
+        f"""
+        select {_COLUMNS} from resource r
+        where r.region = $1 and r.tenant_id = $2 and r.created and not r.deleted order by r.family, r.resource_id
+        """,  # noqa: S608 - the columns are constant
+        key.region,
+        key.tenant_id,
+    )
+    return [_resource(row) for row in rows]
+
+
+async def save_resources(connection: Connection, resources: Sequence[Resource]) -> None:
+    if not resources:
+        return
+    runs = [resource.running for resource in resources]
+    await connection.execute(
+        """
+        insert into resource (region, resource_id, tenant_id, family, created, deleted, run_source, run_event_id, life)
+        select * from unnest(
+          $1::text[], $2::text[], $3::text[], $4::text[], $5::bool[], $6::bool[], $7::text[], $8::text[], $9::jsonb[])
+        on conflict (region, resource_id, tenant_id, family) do update
+        set created = excluded.created, deleted = excluded.deleted, run_source = excluded.run_source,
+            run_event_id = excluded.run_event_id, life = excluded.life
+        """,
+        *(list(column) for column in zip(*(resource.key for resource in resources), strict=True)),
+        [resource.created for resource in resources],
+        [resource.life.deleted for resource in resources],
+        [None if run is None else run.source for run in runs],
+        [None if run is None else run.event_id for run in runs],
+        [encode_life(resource.life) for resource in resources],
+    )
+
+
+def encode_life(life: Life) -> str:
+    return orjson.dumps(
+        [
+            life.sequenced,
+            life.source,
+            life.sources_differ,
+            life.deleted,
+            None if life.last_by_time is None else list(life.last_by_time),
+            None if life.last_by_sequence is None else list(life.last_by_sequence),
+        ]
+    ).decode()
+
+
+def decode_life(text: str) -> Life:
+    sequenced, source, sources_differ, deleted, by_time, by_sequence = orjson.loads(text)
+    return Life(
+        sequenced,
+        source,
+        sources_differ,
+        deleted,
+        None if by_time is None else Mark(*by_time),
+        None if by_sequence is None else Mark(*by_sequence),
+    )
+
+
+def _resource(row: asyncpg.Record) -> Resource:
+    key = ResourceKey(row["region"], row["resource_id"], row["tenant_id"], row["family"])
+    return Resource(key, row["created"], decode_life(row["life"]))

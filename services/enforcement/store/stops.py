@@ -1,0 +1,121 @@
+"""SQL of stop requests: one row per run that was ever to be stopped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import asyncpg
+
+from services.enforcement.rules.account import AccountKey
+from services.enforcement.rules.lifecycle import RunKey
+from shared.db import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """A run that must stop; `outcome` null while it is open. `attempts` commands were sent, the next is due then."""
+
+    key: AccountKey
+    resource_id: str
+    run: RunKey
+    account_version: int
+    requested_at_us: int
+    next_attempt_at_us: int
+    attempts: int = 0
+    ended_at_us: int | None = None
+    outcome: str | None = None
+
+    @property
+    def is_unsent(self) -> bool:
+        """Whether no command was sent since the request was opened, or opened again."""
+        return self.next_attempt_at_us == self.requested_at_us
+
+    def end(self, outcome: str, now_us: int) -> "StopRequest":
+        return replace(self, outcome=outcome, ended_at_us=now_us)
+
+    def reopen(self, account_version: int, now_us: int) -> "StopRequest":
+        return replace(
+            self,
+            account_version=account_version,
+            requested_at_us=now_us,
+            next_attempt_at_us=now_us,
+            ended_at_us=None,
+            outcome=None,
+        )
+
+
+async def load_requests(connection: Connection, ids: Sequence[tuple[str, str]]) -> list[StopRequest]:
+    """Every request, open or ended, for the containers named by (region, resource_id)."""
+    rows = await connection.fetch(
+        """
+        select s.* from stop_request s
+        join unnest($1::text[], $2::text[]) k(region, resource_id) using (region, resource_id)
+        """,
+        [region for region, _ in ids],
+        [resource_id for _, resource_id in ids],
+    )
+    return [_request(row) for row in rows]
+
+
+async def load_due_ids(connection: Connection, now_us: int, limit: int) -> list[tuple[AccountKey, str]]:
+    """Whose open requests are due to be sent, without a lock: (account, resource_id), the longest due first."""
+    rows = await connection.fetch(
+        """
+        select region, tenant_id, resource_id from stop_request
+        where ended_at is null and next_attempt_at <= $1 order by next_attempt_at limit $2
+        """,
+        now_us,
+        limit,
+    )
+    return [(AccountKey(row["region"], row["tenant_id"]), row["resource_id"]) for row in rows]
+
+
+async def save_requests(connection: Connection, requests: Sequence[StopRequest]) -> None:
+    if not requests:
+        return
+    await connection.execute(
+        """
+        insert into stop_request (region, tenant_id, resource_id, run_source, run_event_id, account_version,
+          requested_at, next_attempt_at, attempts, ended_at, outcome, confirmed_at)
+        select k.*, case when k.outcome = 'confirmed' then k.ended_at end from unnest(
+          $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[],
+          $8::timestamptz[], $9::int[], $10::timestamptz[], $11::text[])
+          k(region, tenant_id, resource_id, run_source, run_event_id, account_version, requested_at, next_attempt_at,
+            attempts, ended_at, outcome)
+        on conflict (region, resource_id, run_source, run_event_id) do update
+        set account_version = excluded.account_version, requested_at = excluded.requested_at,
+            next_attempt_at = excluded.next_attempt_at, attempts = excluded.attempts, ended_at = excluded.ended_at,
+            outcome = excluded.outcome, confirmed_at = excluded.confirmed_at
+        """,
+        [request.key.region for request in requests],
+        [request.key.tenant_id for request in requests],
+        [request.resource_id for request in requests],
+        [request.run.source for request in requests],
+        [request.run.event_id for request in requests],
+        [request.account_version for request in requests],
+        [request.requested_at_us for request in requests],
+        [request.next_attempt_at_us for request in requests],
+        [request.attempts for request in requests],
+        [request.ended_at_us for request in requests],
+        [request.outcome for request in requests],
+    )
+
+
+async def load_open_requests(connection: Connection, limit: int) -> list[StopRequest]:
+    rows = await connection.fetch(
+        "select * from stop_request where ended_at is null order by requested_at, region, resource_id limit $1", limit
+    )
+    return [_request(row) for row in rows]
+
+
+def _request(row: asyncpg.Record) -> StopRequest:
+    return StopRequest(
+        AccountKey(row["region"], row["tenant_id"]),
+        row["resource_id"],
+        RunKey(row["run_source"], row["run_event_id"]),
+        row["account_version"],
+        row["requested_at"],
+        row["next_attempt_at"],
+        row["attempts"],
+        row["ended_at"],
+        row["outcome"],
+    )

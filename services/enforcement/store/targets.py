@@ -1,0 +1,117 @@
+"""SQL of deletion targets: the resources of a case, and how far the deletion of each is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import asyncpg
+
+from services.enforcement.rules.resource import Family, Resource
+from shared.db import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One resource to delete. `commands` were sent so far, the last is valid until `command_expires_at_us`."""
+
+    case_id: str
+    resource_id: str
+    family: Family
+    commands: int
+    command_expires_at_us: int | None
+    done_at_us: int | None
+
+
+async def insert_targets(connection: Connection, case_id: str, resources: Sequence[Resource]) -> None:
+    """Add resources to a case; those that it has stay as they are."""
+    await connection.execute(
+        """
+        insert into deletion_target (case_id, region, resource_id, family)
+        select $1, * from unnest($2::text[], $3::text[], $4::text[]) on conflict do nothing
+        """,
+        case_id,
+        [resource.key.region for resource in resources],
+        [resource.key.resource_id for resource in resources],
+        [resource.key.family for resource in resources],
+    )
+
+
+async def load_targets(connection: Connection, case_id: str) -> list[Target]:
+    """The targets of a case, containers first: a volume may be in use by one."""
+    rows = await connection.fetch(
+        "select * from deletion_target where case_id = $1 order by family, resource_id", case_id
+    )
+    return [_target(row) for row in rows]
+
+
+async def mark_commanded(
+    connection: Connection, target: Target, permit_id: str, *, redeemed_at_us: int, now_us: int, expires_at_us: int
+) -> None:
+    await connection.execute(
+        """
+        update deletion_target set permit_id = $3, redeemed_at = $4, commanded_at = $5, command_expires_at = $6,
+          commands = commands + 1, abandoned_at = null
+        where case_id = $1 and resource_id = $2
+        """,
+        target.case_id,
+        target.resource_id,
+        permit_id,
+        redeemed_at_us,
+        now_us,
+        expires_at_us,
+    )
+
+
+async def mark_done(connection: Connection, ids: Sequence[tuple[str, str]], now_us: int) -> list[str]:
+    """The resources named by (region, resource_id) are gone; answer the ids of the cases that wanted them so."""
+    if not ids:
+        return []
+    rows = await connection.fetch(
+        """
+        update deletion_target t set done_at = $3
+        from unnest($1::text[], $2::text[]) k(region, resource_id)
+        where (t.region, t.resource_id) = (k.region, k.resource_id) and t.done_at is null returning t.case_id
+        """,
+        [region for region, _ in ids],
+        [resource_id for _, resource_id in ids],
+        now_us,
+    )
+    return sorted({row["case_id"] for row in rows})
+
+
+async def load_targets_to_abandon(connection: Connection, now_us: int, limit: int) -> list[Target]:
+    """Targets of cancelled cases whose last command has expired unconfirmed: nobody will delete them now."""
+    rows = await connection.fetch(
+        """
+        select t.* from deletion_target t join deletion_case c using (case_id)
+        where c.state = 'cancelled' and t.command_expires_at <= $1 and t.done_at is null and t.abandoned_at is null
+        order by t.case_id, t.resource_id limit $2
+        """,
+        now_us,
+        limit,
+    )
+    return [_target(row) for row in rows]
+
+
+async def mark_abandoned(connection: Connection, target: Target, now_us: int) -> bool:
+    """Whether it was not abandoned or done before."""
+    status = await connection.execute(
+        """
+        update deletion_target set abandoned_at = $3
+        where case_id = $1 and resource_id = $2 and done_at is null and abandoned_at is null
+        """,
+        target.case_id,
+        target.resource_id,
+        now_us,
+    )
+    return status == "UPDATE 1"
+
+
+def _target(row: asyncpg.Record) -> Target:
+    return Target(
+        row["case_id"],
+        row["resource_id"],
+        row["family"],
+        row["commands"],
+        row["command_expires_at"],
+        row["done_at"],
+    )

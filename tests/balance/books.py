@@ -1,0 +1,136 @@
+"""Balance's use cases wired to a database, with a clock that stands, for tests without Kafka."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import asyncpg
+import orjson
+
+from services.balance.app.accounts import Accounts, AdjustmentRequest
+from services.balance.app.directory import Directory
+from services.balance.app.permits import Permits
+from services.balance.app.post import Poster
+from services.balance.app.post_charges import ChargePoster
+from services.balance.app.unit import unit_of_work
+from services.balance.audit import audit
+from services.balance.store.accounts import Account, load_account
+from services.balance.store.adjustments import Adjustment
+from shared.clock import SECOND_US, FixedClock
+from shared.consumer import Poll
+from shared.db import Pool, open_pool, transaction
+from shared.dead_letters import insert_dead_letters
+from shared.kafka import Record
+from shared.settings import Region, SharedSettings
+from tests.balance.batches import SHARDS, as_record
+
+START_US = 1_800_000_000_000_000
+GRACE_US = 86_400 * SECOND_US
+PERMIT_US = 60 * SECOND_US
+
+
+def make_settings() -> SharedSettings:
+    region = Region(currency="VND", opened_at="2020-01-01T00:00:00Z")
+    return SharedSettings(regions={"vn": region, "jp": Region(currency="JPY", opened_at="2020-01-01T00:00:00Z")}, shards=SHARDS)
+
+
+@dataclass
+class Books:
+    """A ledger and the means to post to it and look into it."""
+
+    owner_url: str
+    pool: Pool
+    clock: FixedClock
+    charge_poster: ChargePoster
+    accounts: Accounts
+    permits: Permits
+    dead: list[str] = field(default_factory=list)
+    _offset: int = 0
+
+    @classmethod
+    async def open(cls, owner_url: str, app_url: str) -> "Books":
+        pool = await open_pool(app_url, application="balance-test", size_max=8)
+        return cls.wire(owner_url, pool, FixedClock(START_US))
+
+    @classmethod
+    def wire(cls, owner_url: str, pool: Pool, clock: FixedClock) -> "Books":
+        settings = make_settings()
+        poster = Poster(low_cooldown_us=6 * 3600 * SECOND_US)
+        return cls(
+            owner_url,
+            pool,
+            clock,
+            ChargePoster(clock, Directory(settings.regions, settings.shards), poster),
+            Accounts(pool, clock, settings, poster),
+            Permits(pool, clock, settings, permit_us=PERMIT_US),
+        )
+
+    async def close(self) -> None:
+        await self.pool.close()
+
+    async def post(self, *values: bytes | None) -> None:
+        """Apply one poll of record values in one transaction, as the consumer does."""
+        records: list[Record] = []
+        for value in values:
+            records.append(as_record(value, self._offset))
+            self._offset += 1
+        poll = Poll(records)
+        async with unit_of_work(self.pool) as (connection, after_commit):
+            await self.charge_poster.apply(connection, poll)
+            await insert_dead_letters(connection, poll.dead, self.clock.now_us())
+            after_commit(lambda: [callback() for callback in poll.callbacks] and None)
+        self.dead += [dead.detail for dead in poll.dead]
+
+    async def credit(self, tenant_id: str, amount_micros: int, key: str, *, region: str = "vn") -> Adjustment:
+        request = AdjustmentRequest(key, amount_micros, "test", "operator")
+        return await self.accounts.adjust(region, tenant_id, request)
+
+    async def account(self, tenant_id: str, region: str = "vn") -> Account:
+        async with self.pool.acquire() as connection:
+            found = await load_account(connection, region, tenant_id)
+        assert found is not None
+        return found
+
+    async def balance(self, tenant_id: str) -> int:
+        return (await self.account(tenant_id)).standing.balance_micros
+
+    async def rows(self, query: str, *arguments: object) -> list[tuple[object, ...]]:
+        async with self.pool.acquire() as connection:
+            return [tuple(row) for row in await connection.fetch(query, *arguments)]
+
+    async def events(self, tenant_id: str) -> list[dict[str, object]]:
+        """What was told of an account, in order: type and data in one."""
+        rows = await self.rows(
+            "select value from outbox where topic = 'account.events.v1' and key = $1 order by stream, seq",
+            f"vn/{tenant_id}".encode(),
+        )
+        found = []
+        for (value,) in rows:
+            assert isinstance(value, bytes)
+            event = orjson.loads(value)
+            found.append({"type": event["type"].removeprefix("account."), **event["data"]})
+        return found
+
+    async def told(self, tenant_id: str) -> list[object]:
+        return [event["type"] for event in await self.events(tenant_id)]
+
+    async def audit(self) -> list[str]:
+        async with transaction(self.pool) as connection:
+            return await audit(connection)
+
+    async def as_superuser(self, admin_url: str, *statements: str) -> None:
+        """Do what nobody may, in this ledger's database."""
+        name = self.owner_url.rsplit("/", 1)[1]
+        connection = await asyncpg.connect(admin_url.rsplit("/", 1)[0] + "/" + name)
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+
+def count_calls(call: Callable[[], None], times: int) -> None:
+    for _ in range(times):
+        call()
+
+
+__all__: Sequence[str] = ["GRACE_US", "PERMIT_US", "START_US", "Books", "make_settings"]
