@@ -58,8 +58,8 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, relay: Relay) -> Supervi
     prices = Prices()
     rules = Rules(settings.regions, settings.shards, settings.limits)
     intake = Intake(clock, prices, rules)
-    ticker = Ticker(pool, clock, prices, settings, relay)
     guard = ClockGuard(pool, clock, settings)
+    ticker = Ticker(pool, clock, prices, settings, relay, guard)
     consumer = OffsetConsumer(
         pool,
         clock,

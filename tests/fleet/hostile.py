@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tests.fleet.making import SECOND_US, Event, timestamp
 
-Fate = Literal["dead", "waits"]
+Fate = Literal["dead", "waits", "counts"]
 MESSAGE_BYTES = 10_000_000
 
 
@@ -14,8 +14,8 @@ MESSAGE_BYTES = 10_000_000
 class Hostile:
     """A record as bytes.
 
-    `fate`: it becomes a dead letter, or waits (parked, pending, unpriced). `mended` replaces it so that all is as if
-    it had come right in the first place; None if what it says is refused for good.
+    `fate`: it becomes a dead letter, waits (for its creation, for a price), or counts like any other. `mended` replaces
+    it so that all is as if it had come right in the first place; None if what it says is refused for good.
     """
 
     name: str
@@ -56,7 +56,7 @@ def hostile_records(region: str, tenant: str, now_us: int) -> list[Hostile]:
     return [
         Hostile("cut short", _encode(good["cut"])[:-20], "dead", mended=good["cut"]),
         Hostile("not UTF-8", _encode(good["latin"]).replace(b"a30", b"a\xff\xfe0"), "dead", mended=good["latin"]),
-        Hostile("no value", None, "dead"),
+        Hostile("no value", None, "dead", key=b"ctr-1"),
         Hostile("empty value", b"", "dead"),
         Hostile("an array", b"[1,2,3]", "dead"),
         Hostile("a bare number", b"17", "dead"),
@@ -76,7 +76,7 @@ def hostile_records(region: str, tenant: str, now_us: int) -> list[Hostile]:
         Hostile("10 MB", _encode(event("huge", labels={"x": "y" * MESSAGE_BYTES})), "dead", mended=good["huge"]),
         Hostile("unknown SKU", _encode(event("sku", gpu_sku="unheard-of", persistent_storage_gb=0)), "waits"),
         Hostile("never created", _encode(event("orphan", kind="container.started")), "waits"),
-        Hostile("null header", _encode(good["binary"]), "waits", headers=(("traceparent", None), ("x", b"\xff\xfe"))),
+        Hostile("null header", _encode(good["binary"]), "counts", headers=(("traceparent", None), ("x", b"\xff\xfe"))),
         Hostile("binary without id", b"{}", "dead", headers=(("ce_specversion", b"1.0"), ("ce_id", None))),
         Hostile("usage of less than nothing", _encode(_usage(region, tenant, now_us, -5)), "dead", usage=True),
         Hostile("usage backwards", _encode(_usage(region, tenant, now_us, 5, backwards=True)), "dead", usage=True),

@@ -11,6 +11,9 @@ from deploy.local.infrastructure.probes import run_async
 from shared.kafka import describe_topics
 from shared.topics import LIFECYCLE, MESSAGE_BYTES_MAX, USAGE
 
+# (topic without prefix, partition, offset)
+Position = tuple[str, int, int]
+
 
 @dataclass(frozen=True)
 class Outgoing:
@@ -36,11 +39,11 @@ class Broker:
     bootstrap: str
     prefix: str
 
-    def produce(self, records: Sequence[Outgoing], seed: int = 0) -> None:
-        """Send all and wait until the broker has them. Records without a partition go to random ones."""
-        run_async(self._produce(records, random.Random(seed)))
+    def produce(self, records: Sequence[Outgoing], seed: int = 0) -> list[Position]:
+        """Send all and answer where the broker has them. Records without a partition go to random ones."""
+        return run_async(self._produce(records, random.Random(seed)))
 
-    async def _produce(self, records: Sequence[Outgoing], draw: random.Random) -> None:
+    async def _produce(self, records: Sequence[Outgoing], draw: random.Random) -> list[Position]:
         topics = sorted({self.prefix + record.topic for record in records})
         described = await describe_topics(self.bootstrap, topics)
         producer = AIOKafkaProducer(
@@ -57,10 +60,10 @@ class Broker:
                 futures.append(
                     await producer.send(topic, record.value, key=record.key, partition=partition, headers=headers)
                 )
-            for future in futures:
-                await future
+            sent = [await future for future in futures]
         finally:
             await producer.stop()
+        return [(record.topic, at.partition, at.offset) for record, at in zip(records, sent, strict=True)]
 
     def ends(self, *topics: str) -> dict[str, dict[int, int]]:
         """The end offset of every partition that has records, by topic without the prefix."""
@@ -91,6 +94,8 @@ class Broker:
 
     async def _read(self, topic: str) -> list[tuple[bytes | None, bytes | None]]:
         ends = (await self._ends([topic]))[topic]
+        if not ends:
+            return []
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.bootstrap, enable_auto_commit=False, auto_offset_reset="earliest"
         )

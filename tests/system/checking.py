@@ -20,19 +20,25 @@ def expect(
     return answer(lines, fleet.books, fleet.regions, through_us, now_us=cluster.now_us, commanded=commanded)
 
 
-def check_balances(
+def check_totals(
     cluster: Cluster,
     fleet: Fleet,
     lines: Sequence[str | bytes],
     through_us: int,
     commanded: Mapping[tuple[str, str], int] | None = None,
 ) -> Answer:
-    """Fail unless every account's balance is right to the micro, with the accounts that are not."""
+    """Fail unless every account was charged right to the micro, on the charge topic and in the ledger's balances."""
     found = expect(cluster, fleet, lines, through_us, commanded)
-    wrong = differences(found.totals(), cluster.balances(), cluster.credits)
-    assert not wrong, f"{len(wrong)} accounts differ (account, must be, is): {wrong[:10]}"
     assert found.totals(), "nothing was charged: this proves nothing"
+    on_topic = {account: -micros for account, micros in charged_on_topic(cluster).items()}
+    _refuse(differences(found.totals(), on_topic, {}), "on the charge topic")
+    if "balance" in cluster.names:
+        _refuse(differences(found.totals(), cluster.balances(), cluster.credits), "in the ledger")
     return found
+
+
+def _refuse(wrong: Sequence[object], where: str) -> None:
+    assert not wrong, f"{where} {len(wrong)} accounts differ (account, must be, is): {wrong[:10]}"
 
 
 def charged_on_topic(cluster: Cluster) -> dict[Account, int]:

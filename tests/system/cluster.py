@@ -18,18 +18,18 @@ from deploy.local.processes import ManagedProcess
 from shared.clock import SECOND_US, FileClock, format_instant, parse_instant
 from shared.topics import LIFECYCLE, USAGE, ensure_topics
 from tests.support.databases import Databases
-from tests.system.broker import Broker, Outgoing, outgoing
+from tests.system.broker import Broker, Outgoing, Position, outgoing
 from tests.system.failpoints import FAULTS, Fault, encode_faults
 from tests.system.waiting import wait_for
 
 Account = tuple[str, str]
 REPOSITORY = Path(__file__).parents[2]
-SETTLE_DELAY_SECONDS = 3
+NAMES = ("metering", "balance", "enforcement")
 READY_SECONDS = 60
 
 
 class Cluster:
-    """Services `names` with databases, topics and a clock of their own on a given PostgreSQL and Kafka.
+    """Services `names` with databases, topics and a clock of their own; the servers are given.
 
     `start_us` is the clock's first instant. A context manager: whatever runs at its end is ended.
     """
@@ -38,24 +38,26 @@ class Cluster:
         self,
         home: Path,
         *,
-        admin_url: str,
+        databases: Databases,
         bootstrap: str,
         prefix: str,
         regions: Mapping[str, Mapping[str, Any]],
         start_us: int,
         names: Sequence[str] = ("metering", "balance"),
         shards: int = 8,
+        settle_delay_seconds: int = 3,
         settings: Mapping[str, str] | None = None,
     ) -> None:
         self.home = home
         self.broker = Broker(bootstrap, prefix)
         self.regions = regions
         self.credits: dict[Account, int] = {}
-        self._names = tuple(names)
-        self._databases = Databases(admin_url)
+        self.names = tuple(names)
+        self._settle_delay_seconds = settle_delay_seconds
+        self._databases = databases
         self._database_names: list[str] = []
         self._urls: dict[str, tuple[str, str]] = {}
-        self._ports = {name: find_free_port() for name in ("metering", "balance", "enforcement")}
+        self._ports = {name: find_free_port() for name in NAMES}
         self._processes: dict[str, ManagedProcess] = {}
         self._settings = {"TOLLKEEPER_SHARDS": str(shards), **(settings or {})}
         (home / "TEST").touch()
@@ -68,9 +70,9 @@ class Cluster:
     def __enter__(self) -> Self:
         self.prepare()
         try:
-            for name in self._names:
+            for name in self.names:
                 self.start(name, wait=False)
-            for name in self._names:
+            for name in self.names:
                 self.wait_ready(name)
         except BaseException:
             self.close()
@@ -87,7 +89,7 @@ class Cluster:
     def prepare(self) -> None:
         """Topics and migrated databases, without any process."""
         run_async(ensure_topics(self.broker.bootstrap, self.broker.prefix))
-        for name in self._names:
+        for name in self.names:
             database, owner_url, app_url = run_async(self._databases.make(name))
             self._database_names.append(database)
             self._urls[name] = (owner_url, app_url)
@@ -101,7 +103,6 @@ class Cluster:
         self._http.close()
         for name in self._database_names:
             run_async(self._databases.drop(name))
-        run_async(self._databases.drop_templates())
 
     # Processes
 
@@ -127,7 +128,7 @@ class Cluster:
             "TOLLKEEPER_REGIONS": json.dumps(self.regions),
             "TOLLKEEPER_TEST_CLOCK": str(self._clock_file),
             "TOLLKEEPER_TICK_SECONDS": "0.2",
-            "TOLLKEEPER_SETTLE_DELAY_SECONDS": str(SETTLE_DELAY_SECONDS),
+            "TOLLKEEPER_SETTLE_DELAY_SECONDS": str(self._settle_delay_seconds),
             "TOLLKEEPER_SANITY_LIMITS": "off",
             "TOLLKEEPER_RUNTIME": "simulator",
             "TOLLKEEPER_BALANCE_RESEND_PAUSE_SECONDS": "0.5",
@@ -142,6 +143,9 @@ class Cluster:
         for name, (_, app_url) in self._urls.items():
             ours[f"TOLLKEEPER_{name.upper()}_DATABASE_URL"] = app_url
         return kept | ours | self._settings
+
+    def pids(self) -> dict[str, int]:
+        return {name: process.pid for name, process in self._processes.items()}
 
     def wait_ready(self, name: str, timeout_seconds: float = READY_SECONDS) -> None:
         def ready() -> bool:
@@ -191,7 +195,7 @@ class Cluster:
 
     def reach(self, through_us: int) -> None:
         """Move the clock so far that everything before `through_us` may be charged."""
-        self.set_clock(through_us + SETTLE_DELAY_SECONDS * SECOND_US)
+        self.set_clock(through_us + self._settle_delay_seconds * SECOND_US)
 
     # In
 
@@ -199,8 +203,8 @@ class Cluster:
         """Produce lines of an event file to random partitions."""
         self.broker.produce([outgoing(line) for line in lines], seed)
 
-    def produce(self, records: Sequence[Outgoing]) -> None:
-        self.broker.produce(records)
+    def produce(self, records: Sequence[Outgoing], *, seed: int = 0) -> list[Position]:
+        return self.broker.produce(records, seed)
 
     def put_book(self, book: Mapping[str, Any]) -> None:
         answer = self._http.put(f"{self.url('metering')}/v1/price-books", json=book)
@@ -261,6 +265,15 @@ class Cluster:
 
         return run_async(fetch())
 
+    def dead_letters(self, name: str) -> dict[Position, dict[str, Any]]:
+        """Open dead letters by the position of their record."""
+        found = self.get(name, "/v1/dead-letters")["dead_letters"]
+        return {(item["topic"], item["partition"], item["record_offset"]): item for item in found}
+
+    def replay(self, name: str, dead_id: str, text: str) -> None:
+        answer = self.post(name, f"/v1/dead-letters/{dead_id}/replay", {"text": text})
+        assert answer.is_success, answer.text
+
     # Settled
 
     def settle(self, timeout_seconds: float = 60) -> int:
@@ -293,11 +306,11 @@ class Cluster:
             for partition, end in partitions.items()
             if positions.get(topic, {}).get(str(partition), 0) < end
         ]
-        target_us = self.now_us - SETTLE_DELAY_SECONDS * SECOND_US
+        target_us = self.now_us - self._settle_delay_seconds * SECOND_US
         behind = [shard["shard"] for shard in metering["shards"] if parse_instant(shard["through"]) < target_us]
         missing += [f"shards {behind} charged to {format_instant(target_us)}"] if behind else []
         missing += ["metering's outbox"] if metering["unpublished"] else []
-        if "balance" not in self._names:
+        if "balance" not in self.names:
             return missing
         balance = self.status("balance")
         if not balance:

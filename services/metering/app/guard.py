@@ -6,7 +6,7 @@ from services.metering.settings import Settings
 from services.metering.store import shards as shard_store
 from shared.clock import SECOND_US, Clock, JumpDetector, format_instant
 from shared.db import Pool, transaction
-from shared.errors import Refusal
+from shared.errors import Refusal, TransientFault
 from shared.log import get_logger
 
 logger = get_logger(__name__)
@@ -21,7 +21,10 @@ class ClockGuard:
         self._pool = pool
         self._clock = clock
         self._settings = settings
-        self._jumps = JumpDetector(clock)
+        self._detector = JumpDetector(clock)
+        self._suspicion: str | None = None
+        # How many jumps were seen: who read the clock while this stood still has read a clock that did not jump.
+        self.jumps = 0
 
     async def check_start(self) -> None:
         """Halt if the last tick lies further back than a pause can explain, or ahead of now."""
@@ -42,11 +45,34 @@ class ClockGuard:
     async def check(self) -> None:
         if self._settings.sanity_limits == "off":
             return
-        jump_us = self._jumps.jump_us()
-        if abs(jump_us) > self._settings.metering_jump_seconds_max * SECOND_US:
-            await self._halt(f"the clock jumped by {jump_us // SECOND_US} s beyond monotonic time")
+        await self.halt_if_jumped()
         if not self._clock.is_test:
             await self._compare_with_database()
+
+    def look(self) -> None:
+        """Notice a jump since anybody last looked."""
+        if self._settings.sanity_limits == "off":
+            return
+        jump_us = self._detector.jump_us()
+        if abs(jump_us) > self._settings.metering_jump_seconds_max * SECOND_US:
+            self.jumps += 1
+            self._suspicion = f"the clock jumped by {jump_us // SECOND_US} s beyond monotonic time"
+
+    def require_no_jump_since(self, jumps: int) -> None:
+        """Raise TransientFault if the clock jumped since `jumps` was read: what was computed with it is not true."""
+        self.look()
+        if self.jumps != jumps:
+            raise TransientFault("the clock jumped during the tick: nothing of it is charged")
+
+    async def halt_if_jumped(self) -> bool:
+        """Halt the ticks if the clock jumped; whether it did. The suspicion stands until the halt is committed."""
+        self.look()
+        reason = self._suspicion
+        if reason is None:
+            return False
+        await self._halt(reason)
+        self._suspicion = None
+        return True
 
     async def _compare_with_database(self) -> None:
         async with self._pool.acquire(timeout=30) as connection:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from prometheus_client import Counter, Gauge, Histogram
 
 from services.metering.app.cache import ShardCache, Tables, TickPlan
+from services.metering.app.guard import ClockGuard
 from services.metering.app.work import FUNCTION_VERSION, Prices, charge_message
 from services.metering.batches import BatchHead, encode_parts, encode_tick
 from services.metering.settings import Settings
@@ -36,12 +37,15 @@ IDLE_SECONDS_MAX = 0.25
 class Ticker:
     """Ticks due shards. Its caches are only an economy: each is checked against the row that was just locked."""
 
-    def __init__(self, pool: Pool, clock: Clock, prices: Prices, settings: Settings, relay: Relay | None) -> None:
+    def __init__(
+        self, pool: Pool, clock: Clock, prices: Prices, settings: Settings, relay: Relay | None, guard: ClockGuard
+    ) -> None:
         self._pool = pool
         self._clock = clock
         self._prices = prices
         self._settings = settings
         self._relay = relay
+        self._guard = guard
         self._caches: dict[int, ShardCache] = {}
 
     def through_us(self) -> int:
@@ -62,7 +66,9 @@ class Ticker:
 
     async def tick(self) -> int:
         """Tick some due shards in one transaction; answer how many."""
-        started = time.monotonic()
+        if await self._guard.halt_if_jumped():
+            return 0
+        started, jumps = time.monotonic(), self._guard.jumps
         planned: list[tuple[ShardCache, TickPlan]] = []
         touched: list[int] = []
         try:
@@ -79,6 +85,7 @@ class Ticker:
                 touched = [shard.shard for shard in due]
                 LAG_SECONDS.set((self.through_us() - min(shard.metered_through_us for shard in due)) / SECOND_US)
                 planned = await self._tick_shards(connection, due, tables, version)
+                self._guard.require_no_jump_since(jumps)
         except BaseException:
             # The outcome is unknown: nothing in memory may outlive it.
             for number in touched:
