@@ -3,14 +3,26 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.enforcement.rules.account import AccountKey
 from services.enforcement.service import Service
 from services.enforcement.store.cases import describe_cases
+from services.enforcement.store.halts import resume
 from services.enforcement.store.stops import StopRequest, load_open_requests
 from shared.clock import format_instant
 from shared.db import transaction
 from shared.errors import Refusal
+
+
+class OperatorWord(BaseModel):
+    """Who decides, and why."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    actor: Annotated[str, Field(min_length=1, max_length=200)]
+    reason: Annotated[str, Field(min_length=1, max_length=2000)]
+
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
@@ -39,6 +51,13 @@ def create_routes(service: Service) -> APIRouter:
             **dict(row),
             "swept_at": None if swept_at_us is None else format_instant(swept_at_us),
         }
+
+    @router.post("/resume")
+    async def resume_deletions(word: OperatorWord) -> dict[str, str]:
+        async with transaction(pool) as connection:
+            if not await resume(connection, word.actor, word.reason, service.clock.now_us()):
+                raise Refusal("not-halted", "deletions are not halted")
+        return {"status": "resumed"}
 
     @router.get("/stops")
     async def stops(limit: Limit = 1000) -> dict[str, list[dict[str, object]]]:

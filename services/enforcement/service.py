@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import httpx
 from aiokafka import AIOKafkaProducer
 
+from services.enforcement.app.deletions import Deletions
 from services.enforcement.app.enforce import Enforce
 from services.enforcement.app.sweep import Sweep
 from services.enforcement.balance_client import BalanceClient
@@ -61,12 +62,14 @@ class Service:
         balance = BalanceClient(resources.balance)
         self.sweep = Sweep(self.enforce, balance)
         self.positions = Positions(resources.pool, settings.kafka_bootstrap, settings.topic_prefix, CONSUMED)
+        self.deletions = Deletions(self.enforce, balance, self.positions)
 
     def loops(self) -> dict[str, Loop]:
         return {
             "consumer": self.consumer.run,
             "relay": self.relay.run,
             "stops": lambda: run_stops(self.enforce),
+            "deletions": self.deletions.run,
             "sweep": lambda: run_sweep(self.sweep, self.settings.enforcement_sweep_seconds),
         }
 

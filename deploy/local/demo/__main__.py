@@ -1,0 +1,68 @@
+"""`python -m deploy.local.demo`: plays the story on a stack that runs with the demo's settings."""
+
+import asyncio
+import os
+import sys
+
+import httpx
+import orjson
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from deploy.local.demo.platform import Platform
+from deploy.local.demo.story import DemoError, Story
+from shared.clock import SECOND_US, SystemClock
+from shared.kafka import describe_topics, open_producer
+from shared.topics import ACCOUNT_EVENTS, COMMANDS, ENFORCEMENT_EVENTS
+
+_HEARD = (COMMANDS, ACCOUNT_EVENTS, ENFORCEMENT_EVENTS)
+
+
+async def _listen(consumer: AIOKafkaConsumer, platform: Platform, story: Story, prefix: str) -> None:
+    async for record in consumer:
+        event = orjson.loads(record.value)
+        if record.topic == prefix + COMMANDS:
+            await platform.obey(event)
+        else:
+            story.hear(event)
+
+
+async def _play() -> None:
+    bootstrap, prefix = os.environ["TOLLKEEPER_KAFKA_BOOTSTRAP"], os.environ.get("TOLLKEEPER_TOPIC_PREFIX", "")
+    clock = SystemClock()
+    run_name = f"{clock.now_us() // SECOND_US:x}"
+    described = await describe_topics(bootstrap, [prefix + topic for topic in _HEARD])
+    partitions = [TopicPartition(name, n) for name, topic in described.items() for n in range(topic.partitions)]
+    consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id="demo", enable_auto_commit=False)
+    producer = await open_producer(bootstrap, "demo")
+    await consumer.start()
+    try:
+        consumer.assign(partitions)
+        await consumer.seek_to_end(*partitions)
+        async with (
+            httpx.AsyncClient(base_url=os.environ["TOLLKEEPER_METERING_URL"], timeout=10) as metering,
+            httpx.AsyncClient(base_url=os.environ["TOLLKEEPER_BALANCE_URL"], timeout=10) as balance,
+        ):
+            platform = Platform(producer, prefix, clock, run_name)
+            story = Story(platform, metering, balance, clock, run_name)
+            listening = asyncio.create_task(_listen(consumer, platform, story, prefix))
+            try:
+                await story.play()
+            finally:
+                listening.cancel()
+                await asyncio.gather(listening, return_exceptions=True)
+    finally:
+        await consumer.stop()
+        await producer.stop()
+
+
+def main() -> int:
+    try:
+        asyncio.run(_play())
+    except (DemoError, httpx.HTTPError) as error:
+        print(f"the demo stopped: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
