@@ -291,11 +291,20 @@ class Cluster:
         wait_for(settled, timeout_seconds=timeout_seconds, what=lambda: f"settled: {missing}\n{self.logs()}")
         return self.through_us()
 
+    def settle_metering(self, timeout_seconds: float = 60) -> None:
+        """The same of metering alone, while balance is down."""
+        ends = self.broker.ends(LIFECYCLE, USAGE)
+        wait_for(
+            lambda: not self.unsettled(ends, ("metering",)),
+            timeout_seconds=timeout_seconds,
+            what=lambda: f"metering settled: {self.unsettled(ends, ('metering',))}\n{self.logs()}",
+        )
+
     def through_us(self) -> int:
         return min(parse_instant(shard["through"]) for shard in self.status("metering")["shards"])
 
-    def unsettled(self, ends: Mapping[str, Mapping[int, int]]) -> list[str]:
-        """What is still waited for, in words."""
+    def unsettled(self, ends: Mapping[str, Mapping[int, int]], names: Sequence[str] | None = None) -> list[str]:
+        """What is still waited for, in words, of these services."""
         metering = self.status("metering")
         if not metering:
             return ["metering does not answer"]
@@ -310,7 +319,7 @@ class Cluster:
         behind = [shard["shard"] for shard in metering["shards"] if parse_instant(shard["through"]) < target_us]
         missing += [f"shards {behind} charged to {format_instant(target_us)}"] if behind else []
         missing += ["metering's outbox"] if metering["unpublished"] else []
-        if "balance" not in self.names:
+        if "balance" not in (self.names if names is None else names):
             return missing
         balance = self.status("balance")
         if not balance:
