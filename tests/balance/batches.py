@@ -56,7 +56,9 @@ def simple(seq: int, amounts: Mapping[str, int], *, burn: int = 0) -> bytes:
     """A batch that charges GPU time to tenants, all of one shard."""
     [shard] = {shard_of("vn", tenant_id, SHARDS) for tenant_id in amounts}
     return encode(
-        make_batch(shard, seq, [charges(name, [("gpu", "charge", amount)], burn=burn) for name, amount in amounts.items()])
+        make_batch(
+            shard, seq, [charges(name, [("gpu", "charge", amount)], burn=burn) for name, amount in amounts.items()]
+        )
     )
 
 

@@ -30,7 +30,9 @@ PERMIT_US = 60 * SECOND_US
 
 def make_settings() -> SharedSettings:
     region = Region(currency="VND", opened_at="2020-01-01T00:00:00Z")
-    return SharedSettings(regions={"vn": region, "jp": Region(currency="JPY", opened_at="2020-01-01T00:00:00Z")}, shards=SHARDS)
+    return SharedSettings(
+        regions={"vn": region, "jp": Region(currency="JPY", opened_at="2020-01-01T00:00:00Z")}, shards=SHARDS
+    )
 
 
 @dataclass
@@ -77,7 +79,8 @@ class Books:
         async with unit_of_work(self.pool) as (connection, after_commit):
             await self.charge_poster.apply(connection, poll)
             await insert_dead_letters(connection, poll.dead, self.clock.now_us())
-            after_commit(lambda: [callback() for callback in poll.callbacks] and None)
+            for callback in poll.callbacks:
+                after_commit(callback)
         self.dead += [dead.detail for dead in poll.dead]
 
     async def credit(self, tenant_id: str, amount_micros: int, key: str, *, region: str = "vn") -> Adjustment:

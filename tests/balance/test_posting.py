@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.balance.audit import audit
-from tests.balance.batches import as_record, charges, encode, make_batch, simple, tenants_of
+from shared.ids import shard_of
+from tests.balance.batches import SHARDS, charges, encode, make_batch, simple, tenants_of
 from tests.balance.books import START_US, Books
 
 
@@ -158,10 +158,4 @@ async def test_posting_time_never_goes_back(books: Books) -> None:
 
 
 def _shard(region: str, tenant_id: str) -> int:
-    from shared.ids import shard_of
-    from tests.balance.batches import SHARDS
-
     return shard_of(region, tenant_id, SHARDS)
-
-
-__all__ = ["as_record", "audit"]

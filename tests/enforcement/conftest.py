@@ -39,7 +39,7 @@ def balance(clock: FixedClock) -> FakeBalance:
 async def open_world(
     make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str, clock: FixedClock, balance: FakeBalance
 ) -> AsyncIterator[Open]:
-    """Make a world: `await open_world(runtime="simulator", …)` with settings; loops run only when started."""
+    """Make worlds, with settings by name; their loops run only when started."""
     await ensure_topics(kafka_bootstrap, topic_prefix)
     _, url = await make_database("enforcement")
     async with contextlib.AsyncExitStack() as stack:

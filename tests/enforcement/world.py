@@ -54,9 +54,7 @@ def account_event(seen: Account, time_us: int) -> dict[str, Any]:
 class World:
     """One service with its loops, and the test's hands on everything around it."""
 
-    def __init__(
-        self, service: Service, producer: AIOKafkaProducer, clock: FixedClock, balance: FakeBalance
-    ) -> None:
+    def __init__(self, service: Service, producer: AIOKafkaProducer, clock: FixedClock, balance: FakeBalance) -> None:
         self.service = service
         self.clock = clock
         self.balance = balance
@@ -85,12 +83,19 @@ class World:
         await self.publish(ACCOUNT_EVENTS, account_event(seen, self.clock.now_us()))
 
     async def tell(
-        self, kind: str, resource_id: str, event_id: str = "", *, tenant: str = "acme", ago_seconds: int = 0, **data: Any
+        self,
+        kind: str,
+        resource_id: str,
+        event_id: str = "",
+        *,
+        tenant: str = "acme",
+        ago_seconds: int = 0,
+        **data: object,
     ) -> str:
         """Publish a lifecycle event; answer its id."""
         self._ids += 1
         event_id = event_id or f"evt-{self._ids}"
-        extra = {"container.created": {"gpu_count": 1, "gpu_sku": "a30"}, "volume.created": {"size_gb": 5}}.get(kind, {})
+        extra: dict[str, object] = {"gpu_count": 1, "gpu_sku": "a30"} if kind == "container.created" else {}
         event = {
             "specversion": "1.0",
             "id": event_id,
@@ -111,12 +116,13 @@ class World:
         """Wait until everything that was published is applied and everything that was decided is published."""
         ends = await self.service.positions.load_ends()
 
-        async def is_settled() -> bool:
-            if await self.service.positions.count_unseen(ends):
-                return False
-            return not await self.fetch("select 1 from stream_head join outbox_cursor using (stream) where seq > published_seq")
+        unpublished = "select 1 from stream_head join outbox_cursor using (stream) where seq > published_seq"
 
-        await eventually(is_settled, what="everything applied and published")
+        async def is_settled() -> bool:
+            return not await self.service.positions.count_unseen(ends) and not await self.fetch(unpublished)
+
+        settled: bool = await eventually(is_settled, what="everything applied and published")
+        assert settled
 
     async def eventually_commands(self, count: int) -> list[dict[str, Any]]:
         async def enough() -> list[dict[str, Any]]:
@@ -153,7 +159,8 @@ class World:
             partitions = [TopicPartition(name, number) for number in range(4)]
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
-            await consumer.seek_to_beginning(*partitions)
+            for partition in partitions:
+                consumer.seek(partition, 0)
             while sum(ends.values()) > len(found):
                 batches = await consumer.getmany(timeout_ms=200)
                 found += [orjson.loads(item.value) for batch in batches.values() for item in batch]

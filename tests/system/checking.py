@@ -34,6 +34,7 @@ def check_totals(
     _refuse(differences(found.totals(), on_topic, {}), "on the charge topic")
     if "balance" in cluster.names:
         _refuse(differences(found.totals(), cluster.balances(), cluster.credits), "in the ledger")
+        assert not (wrong := cluster.audit()), f"the books are not in order: {wrong[:10]}"
     return found
 
 

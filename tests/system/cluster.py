@@ -15,7 +15,9 @@ import httpx
 from deploy.local.infrastructure.probes import run_async
 from deploy.local.ports import find_free_port
 from deploy.local.processes import ManagedProcess
+from services.balance.audit import audit
 from shared.clock import SECOND_US, FileClock, format_instant, parse_instant
+from shared.db import prepare_connection
 from shared.topics import LIFECYCLE, USAGE, ensure_topics
 from tests.support.databases import Databases
 from tests.system.broker import Broker, Outgoing, Position, outgoing
@@ -167,6 +169,10 @@ class Cluster:
         wait_for(lambda: not process.running, timeout_seconds=timeout_seconds, what=f"{name} kills itself")
         assert process.exit_code == -signal.SIGKILL, f"{name} ended with {process.exit_code}:\n{process.log_tail()}"
 
+    def running(self) -> bool:
+        """Whether every process still lives."""
+        return all(process.running for process in self._processes.values())
+
     def kill(self, name: str) -> None:
         self._processes[name].kill()
 
@@ -273,6 +279,26 @@ class Cluster:
     def replay(self, name: str, dead_id: str, text: str) -> None:
         answer = self.post(name, f"/v1/dead-letters/{dead_id}/replay", {"text": text})
         assert answer.is_success, answer.text
+
+    def in_flight(self) -> int:
+        """Batches that metering has committed and not marked as published."""
+        statement = """
+            select sum(h.seq - c.published_seq)::bigint from stream_head h join outbox_cursor c using (stream)
+            """
+        return int(self.query("metering", statement)[0][0])
+
+    def audit(self) -> list[str]:
+        """What is wrong with the ledger's books: sums, running balances, chain, evidence."""
+
+        async def examine() -> list[str]:
+            connection = await asyncpg.connect(self._urls["balance"][0], timeout=10)
+            try:
+                await prepare_connection(connection)
+                return await audit(connection)
+            finally:
+                await connection.close()
+
+        return run_async(examine())
 
     # Settled
 

@@ -89,7 +89,9 @@ async def save_cases(connection: Connection, cases: Sequence[Case], now_us: int)
 
 async def save_evidence(connection: Connection, case_id: str, evidence: dict[str, object]) -> None:
     await connection.execute(
-        "update deletion_case set evidence = $2 where case_id = $1", case_id, orjson.dumps(evidence).decode()
+        "update deletion_case set evidence = $2 where case_id = $1",
+        case_id,
+        orjson.dumps(evidence, default=list).decode(),
     )
 
 
