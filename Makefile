@@ -5,7 +5,7 @@ BIN := .venv/bin
 LOCK_HASH := $(shell cksum requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
 STAMP := .venv/.installed-$(LOCK_HASH)
 
-.PHONY: help setup run test lint types bench
+.PHONY: help setup run test lint types bench docs
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,3 +37,6 @@ types: setup ## strict types
 
 bench: setup ## measure the whole pipeline
 	$(BIN)/python -m tests.bench
+
+docs: setup ## write the AsyncAPI and OpenAPI documents
+	$(BIN)/python -m deploy.docs.main

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from fastapi import FastAPI
 
+from services.balance.api import BalanceApi
 from services.enforcement.api import create_routes as enforcement_routes
 from services.metering.api import MeteringApi
 from shared.http import create_api, dead_letter_routes
@@ -33,11 +34,19 @@ def declare_metering() -> FastAPI:
     return _document("Tollkeeper metering", MeteringApi(ABSENT, ABSENT, ABSENT, {}, **parts).router)
 
 
+def declare_balance() -> FastAPI:
+    return _document("Tollkeeper balance", BalanceApi(ABSENT, ABSENT, ABSENT, ABSENT).router)
+
+
 def declare_enforcement() -> FastAPI:
     return _document("Tollkeeper enforcement", enforcement_routes(ABSENT))
 
 
-APIS: dict[str, Callable[[], FastAPI]] = {"metering": declare_metering, "enforcement": declare_enforcement}
+APIS: dict[str, Callable[[], FastAPI]] = {
+    "metering": declare_metering,
+    "balance": declare_balance,
+    "enforcement": declare_enforcement,
+}
 
 
 def write_openapi(service: str) -> str:

@@ -294,7 +294,8 @@ class Cluster:
             connection = await asyncpg.connect(self._urls["balance"][0], timeout=10)
             try:
                 await prepare_connection(connection)
-                return await audit(connection)
+                async with connection.transaction(isolation="repeatable_read", readonly=True):
+                    return await audit(connection)
             finally:
                 await connection.close()
 

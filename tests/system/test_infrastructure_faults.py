@@ -68,9 +68,7 @@ def test_servers_are_killed_restarted_and_frozen(servers: Servers) -> None:
             # Kafka dies with every shard's batches in the outbox, and is gone for a while.
             servers.kafka.kill()
             for minutes in (12, 15, 18):
-                cluster.reach(START_US + minutes * MINUTE_US)
-                through_us = START_US + minutes * MINUTE_US
-                wait_for(lambda until_us=through_us: cluster.through_us() == until_us, what="ticks without a broker")
+                tick_to(cluster, START_US + minutes * MINUTE_US)
             assert cluster.in_flight() >= 100
             servers.kafka.start()
             live_on(1)
@@ -95,6 +93,11 @@ def test_servers_are_killed_restarted_and_frozen(servers: Servers) -> None:
             cluster.reach(fleet.end_us)
             assert cluster.settle(timeout_seconds=90) == fleet.end_us
             check_totals(cluster, fleet, fleet.lines(), fleet.end_us)
+
+
+def tick_to(cluster: Cluster, through_us: int) -> None:
+    cluster.reach(through_us)
+    wait_for(lambda: cluster.through_us() == through_us, what="ticks, whether there is a broker or not")
 
 
 def assert_nothing_ends(cluster: Cluster, seconds: float = 3) -> None:
