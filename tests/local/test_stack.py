@@ -170,7 +170,7 @@ async def test_ctrl_c_stops_it_cleanly(addressed: dict[str, str], home: Path) ->
 
 
 def test_services_get_what_they_need_and_no_more(addressed: dict[str, str]) -> None:
-    assert run(addressed | {"TOLLKEEPER_TICK_SECONDS": "2"}, "up", "--detach").returncode == 0
+    assert run(addressed | {"TOLLKEEPER_TICK_SECONDS": "2"}, "up", "--detach", "--no-demo").returncode == 0
     environment = ask(addressed)["environment"]
     assert isinstance(environment, dict)
     assert environment["TOLLKEEPER_TICK_SECONDS"] == "2"
