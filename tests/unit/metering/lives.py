@@ -101,3 +101,26 @@ def cases(draw: st.DrawFn, events_max: int = 9) -> Case:
     return Case(
         history, draw(price_points(history.slot_seconds)), draw(instants(history.slot_seconds, -1, SPAN_SLOTS + 3))
     )
+
+
+@st.composite
+def resting_cases(draw: st.DrawFn) -> Case:
+    """Lives of which all is over when `through` comes, at its very instant or after: most go on billing."""
+    case = draw(cases(events_max=5))
+    # Most events that end a life are left out, and most bounds.
+    ending = draw(st.sampled_from([False, False, False, True]))
+    events = tuple(event for event in case.history.events if ending or not event.type.endswith("deleted"))
+    if draw(st.booleans()) and events[0].type.startswith("container"):
+        started_us = max(event.time_us for event in events)
+        number = None if events[0].sequence is None else 99
+        events += (Event("platform", "last", "container.started", started_us, number),)
+    history = replace(case.history, events=events)
+    if not ending:
+        history = replace(history, commanded_us=None, confirmed_until_us=None)
+    happens = [history.commanded_us, history.confirmed_until_us, *(event.time_us for event in events)]
+    slot_us = history.slot_seconds * SECOND_US
+    after_us = draw(st.sampled_from([0, 1, 1, slot_us // 2, slot_us, 2 * slot_us, 5 * slot_us + 1]))
+    through_us = max(at_us for at_us in happens if at_us is not None) + after_us
+    # Prices that stand still from `through` on: a change ends a cursor's window.
+    points = {key: [entry for entry in entries if entry[0] < through_us] for key, entries in case.points.items()}
+    return Case(history, points, through_us)

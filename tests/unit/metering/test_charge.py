@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.metering.rules.charge import charge, hourly_price, steady, total
+from services.metering.rules.charge import burn_at, charge, hourly_price, steady, total
 from services.metering.rules.history import Event, History
 from services.metering.rules.lines import tick_lines
 from services.metering.rules.prices import PriceTable
 from services.metering.rules.segments import Segment
 from shared.errors import Corruption
 from tests.unit.metering import brute_force
-from tests.unit.metering.lives import CREATED_US, SECOND_US, Case, cases, instants
+from tests.unit.metering.lives import CREATED_US, SECOND_US, Case, cases, instants, resting_cases
 
 MINUTE_US = 60 * SECOND_US
 PRICES = PriceTable(
@@ -110,40 +110,54 @@ def test_ticks_add_up_to_the_charge(case: Case, data: st.DataObject) -> None:
         assert slots[kind] == len(charged_slots(before, kind))
 
 
-@given(cases(events_max=6), st.data())
+@given(resting_cases(), st.data())
 def test_cursors_bill_what_the_charge_bills(case: Case, data: st.DataObject) -> None:
-    # Prices that stand still after `through`: a change ends a cursor's window.
-    points = {key: [entry for entry in entries if entry[0] < case.through_us] for key, entries in case.points.items()}
-    history, through_us = case.history, case.through_us
-    prices = case._replace(points=points).prices
+    history, prices, through_us = case.history, case.prices, case.through_us
     rest = steady(history, prices, through_us)
+    life_of = brute_force.live(history)
+    happens = [at_us for at_us, _ in life_of.facts]
+    happens += [at_us for at_us in (history.commanded_us, history.confirmed_until_us) if at_us is not None]
+    ends = [end for end in (life_of.deleted_us, history.commanded_us) if end is not None]
+    over = bool(ends) and min(ends) < through_us
+    assert (rest is None) == (max(happens) >= through_us and not over)
     if rest is None:
-        facts = [at_us for at_us, _ in brute_force.live(history).facts]
-        happens = (history.commanded_us, history.confirmed_until_us, *facts)
-        assert any(at_us is not None and at_us >= through_us for at_us in happens)
         return
     assert rest.burn_micros_per_hour == sum(cursor.price_micros for cursor in rest.cursors)
     slot_us = history.slot_seconds * SECOND_US
-    before = charge(history, prices, through_us)
     remainders = {cursor.kind: cursor.carried for cursor in rest.cursors}
     dues = {cursor.kind: cursor.next_due_us for cursor in rest.cursors}
-    offsets = data.draw(st.lists(st.integers(0, 4 * slot_us), min_size=1, max_size=4))
-    for offset_us in offsets:
+    before = charge(history, prices, through_us)
+    for offset_us in data.draw(st.lists(st.integers(0, 4 * slot_us), min_size=1, max_size=4)):
         through_us += offset_us
         after = charge(history, prices, through_us)
         grown = {kind: total(after).get(kind, 0) - total(before).get(kind, 0) for kind in ("gpu", "storage")}
         billed = {"gpu": 0, "storage": 0}
         for cursor in rest.cursors:
             due = max(0, -((dues[cursor.kind] - through_us) // slot_us))
+            first_slot = (dues[cursor.kind] - life_of.created_us) // slot_us
             dues[cursor.kind] += due * slot_us
             owed = due * cursor.price_micros * history.slot_seconds + remainders[cursor.kind]
             billed[cursor.kind], remainders[cursor.kind] = divmod(owed, 3600)
             lines = [line for line in tick_lines(before, after) if line.kind == cursor.kind]
-            assert [(line.sku, line.price_micros, line.slots) for line in lines] == (
-                [(cursor.sku, cursor.price_micros, due)] if due else []
+            assert [(line.sku, line.price_micros, line.slot_from, line.slots) for line in lines] == (
+                [(cursor.sku, cursor.price_micros, first_slot, due)] if due else []
             )
         assert billed == grown
         before = after
+
+
+@given(cases())
+def test_burn_is_the_hourly_price_of_what_is_charged_at_an_instant(case: Case) -> None:
+    at_us, history = case.through_us, case.history
+    life_of = brute_force.live(history)
+    ends = (life_of.deleted_us, history.commanded_us, history.confirmed_until_us)
+    expected = 0
+    if not any(end is not None and end <= at_us for end in ends):
+        running, sku, count, size_gb = brute_force.replay(life_of, at_us)
+        if running and sku is not None:
+            expected += (brute_force.price_at(case.points, "gpu", sku, at_us) or 0) * count
+        expected += (brute_force.price_at(case.points, "storage", "persistent", at_us) or 0) * size_gb
+    assert burn_at(history, case.prices, at_us) == expected
 
 
 @given(cases(events_max=6))
@@ -191,6 +205,20 @@ def test_an_unpriced_slot_is_not_charged_until_a_first_price_reaches_back() -> N
     assert rest is not None
     assert rest.unpriced == (("gpu", "new"),)
     assert [cursor.kind for cursor in rest.cursors] == ["storage"]
+
+
+def test_a_cursor_takes_the_remainder_of_its_segment_along_and_of_no_other() -> None:
+    prices = PriceTable({("gpu", "h100"): ((0, 59),)})
+    running = life(event("started", 0))
+    for slots in range(1, 130):
+        rest = steady(running, prices, CREATED_US + slots * MINUTE_US)
+        assert rest is not None
+        assert [cursor.carried for cursor in rest.cursors] == [slots * 118 * 60 % 3600]
+    shrunk = life(event("started", 0), event("resized", MINUTE_US + 1, gpu_count=1))
+    rest = steady(shrunk, prices, CREATED_US + MINUTE_US + 2)
+    assert rest is not None
+    assert [(cursor.price_micros, cursor.next_slot, cursor.carried) for cursor in rest.cursors] == [(59, 2, 0)]
+    assert steady(shrunk, prices, CREATED_US + MINUTE_US + 1) is None
 
 
 def test_storage_is_charged_while_stopped_and_a_cpu_container_has_no_gpu_charge() -> None:
