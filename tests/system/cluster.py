@@ -33,7 +33,8 @@ READY_SECONDS = 60
 class Cluster:
     """Services `names` with databases, topics and a clock of their own; the servers are given.
 
-    `start_us` is the clock's first instant. A context manager: whatever runs at its end is ended.
+    `start_us` is the clock's first instant; without `started` the test starts the services itself. A context manager:
+    whatever runs at its end is ended.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Cluster:
         shards: int = 8,
         settle_delay_seconds: int = 3,
         settings: Mapping[str, str] | None = None,
+        started: bool = True,
     ) -> None:
         self.home = home
         self.broker = Broker(bootstrap, prefix)
@@ -56,6 +58,7 @@ class Cluster:
         self.credits: dict[Account, int] = {}
         self.names = tuple(names)
         self._settle_delay_seconds = settle_delay_seconds
+        self._started = started
         self._databases = databases
         self._database_names: list[str] = []
         self._urls: dict[str, tuple[str, str]] = {}
@@ -72,9 +75,10 @@ class Cluster:
     def __enter__(self) -> Self:
         self.prepare()
         try:
-            for name in self.names:
+            started = self.names if self._started else ()
+            for name in started:
                 self.start(name, wait=False)
-            for name in self.names:
+            for name in started:
                 self.wait_ready(name)
         except BaseException:
             self.close()
