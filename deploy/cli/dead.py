@@ -9,17 +9,16 @@ import typer
 from deploy.cli.account import NOT_FOUND
 from deploy.cli.faults import CommandError
 from deploy.cli.lines import PIECE_BYTES
-from deploy.cli.output import JsonOption, print_json, print_table, remark, say
+from deploy.cli.output import JsonOption, print_json, printable, remark, say
 from deploy.cli.services import ProblemError, Services, open_services, segment
 
 dead = typer.Typer(help="Dead letters: list them, mend and replay them.", no_args_is_help=True)
 
 SERVICES = ("metering", "balance", "enforcement")
-COLUMNS = ("service", "dead_id", "reason", "detail", "died_at", "value_bytes")
 
 
 def load_dead(services: Services) -> list[dict[str, Any]]:
-    """All open dead letters, each with its `service`."""
+    """Open dead letters, each with its `service`; of each service as many as it lists (a thousand)."""
     return [
         {"service": name, **letter}
         for name in SERVICES
@@ -35,8 +34,10 @@ def list_dead(*, json: JsonOption = False) -> None:
     if json:
         print_json({"dead_letters": letters})
         return
-    if letters:
-        print_table(COLUMNS, [[letter.get(column) for column in COLUMNS] for letter in letters])
+    for letter in letters:
+        # The id stands whole at the start of its line, to be copied into `dead replay`.
+        told = f"{letter['dead_id']} in {letter['service']}: {letter['reason']}: {letter['detail']}"
+        say(printable(f"{told} ({letter['value_bytes']} bytes, {letter['died_at']})"))
     say(f"{len(letters)} dead letters")
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -11,9 +12,9 @@ from aiokafka.errors import KafkaError
 from pydantic import BaseModel, ValidationError
 
 from deploy.cli.addresses import Addresses
-from deploy.cli.dead import load_dead
+from deploy.cli.dead import SERVICES, load_dead
 from deploy.cli.faults import STOPPED, TIMEOUT, UNAVAILABLE, CommandError, EarlyExitError
-from deploy.cli.output import JsonOption, print_json, remark, say
+from deploy.cli.output import JsonOption, print_json, printable, remark, say
 from deploy.cli.publish import broker_fault, find_topics
 from deploy.cli.services import Services, open_services
 from deploy.cli.settled_rules import BalanceReport, MeteringReport, Offsets, StoppedLineError, Target, Wait
@@ -66,14 +67,12 @@ def wait_until_settled(
     Raises CommandError with TIMEOUT or STOPPED as its exit code.
     """
     deadline = time.monotonic() + timeout_seconds
-    reports = load_reports(services)
-    wait = Wait(Target.of(offsets, reports[0]))
+    first = load_reports(services)
+    reports: tuple[MeteringReport, BalanceReport] | CommandError = first
+    wait = Wait(Target.of(offsets, first[0]))
     told = ""
     while True:
-        try:
-            missing = wait.observe(*reports)
-        except StoppedLineError as error:
-            raise CommandError(str(error), STOPPED) from error
+        missing = _missing(wait, reports)
         if not missing:
             return wait
         text = "waiting for " + " and for ".join(missing)
@@ -83,16 +82,47 @@ def wait_until_settled(
         if time.monotonic() > deadline:
             raise CommandError(f"not settled after {timeout_seconds:g} s: still {text}", TIMEOUT)
         time.sleep(POLL_SECONDS)
-        reports = load_reports(services)
+        reports = _try_reports(services)
 
 
-def load_kept_back(services: Services) -> dict[str, list[dict[str, Any]]]:
-    """What counts as applied although it charges nobody yet: pending, parked, dead."""
-    return {
-        "pending": services.get("metering", "/v1/pending")["pending"],
-        "parked": services.get("metering", "/v1/parked")["parked"],
-        "dead": load_dead(services),
-    }
+def _try_reports(services: Services) -> tuple[MeteringReport, BalanceReport] | CommandError:
+    """A service that answered before and does not now is being started again: that is waited for too."""
+    try:
+        return load_reports(services)
+    except CommandError as error:
+        if error.exit_code != UNAVAILABLE:
+            raise
+        return error
+
+
+def _missing(wait: Wait, reports: tuple[MeteringReport, BalanceReport] | CommandError) -> list[str]:
+    if isinstance(reports, CommandError):
+        return [f"an answer ({reports.message})"]
+    try:
+        return wait.observe(*reports)
+    except StoppedLineError as error:
+        raise CommandError(str(error), STOPPED) from error
+
+
+@dataclass(frozen=True, slots=True)
+class KeptBack:
+    """What counts as applied although it charges nobody yet: how many there are, and the first of them."""
+
+    name: str
+    count: int
+    first: Sequence[dict[str, Any]]
+
+
+def load_kept_back(services: Services) -> list[KeptBack]:
+    """Pending and parked events and dead letters, of every service."""
+    metering = _load(services, "metering", MeteringReport)
+    dead = sum(int(services.get(name, "/v1/status")["dead"]) for name in SERVICES)
+    found = (
+        ("pending", metering.pending, services.get("metering", "/v1/pending")["pending"]),
+        ("parked", metering.parked, services.get("metering", "/v1/parked")["parked"]),
+        ("dead", dead, load_dead(services)),
+    )
+    return [KeptBack(name, count, items[:LISTED_MAX]) for name, count, items in found]
 
 
 def wait_settled(
@@ -117,21 +147,26 @@ def wait_settled(
             if error.exit_code not in {STOPPED, TIMEOUT}:
                 raise
             fault = error
-        kept_back = load_kept_back(services)
+        kept_back: list[KeptBack] = []
+        try:
+            kept_back = load_kept_back(services)
+        except CommandError as error:
+            # How the wait ended matters more than what can't be listed now.
+            if fault is None:
+                raise
+            remark(f"tollkeeper: {error.message}")
     report(kept_back, fault, time.monotonic() - started, json=json)
 
 
-def report(
-    kept_back: dict[str, list[dict[str, Any]]], fault: CommandError | None, seconds: float, *, json: bool
-) -> None:
+def report(kept_back: Sequence[KeptBack], fault: CommandError | None, seconds: float, *, json: bool) -> None:
     if json:
-        listed = {name: {"count": len(items), "first": items[:LISTED_MAX]} for name, items in kept_back.items()}
+        listed = {item.name: {"count": item.count, "first": list(item.first)} for item in kept_back}
         state = "settled" if fault is None else STATES[fault.exit_code]
         reason = None if fault is None else fault.message
         print_json({"state": state, "reason": reason, "seconds": round(seconds, 3), **listed})
     else:
-        for name, items in kept_back.items():
-            _list(name, items)
+        for item in kept_back:
+            _list(item)
         if fault is None:
             say(f"settled after {seconds:.1f} s")
     if fault is not None:
@@ -139,7 +174,10 @@ def report(
         raise EarlyExitError(fault.exit_code)
 
 
-def _list(name: str, items: Sequence[dict[str, Any]]) -> None:
-    say(f"{len(items)} {name}")
-    for item in items[:LISTED_MAX]:
-        say("  " + ", ".join(f"{key} {value}" for key, value in item.items() if value not in (None, "")))
+def _list(kept_back: KeptBack) -> None:
+    say(f"{kept_back.count} {kept_back.name}")
+    for item in kept_back.first:
+        told = ", ".join(f"{key} {value}" for key, value in item.items() if value not in (None, ""))
+        say("  " + printable(told))
+    if kept_back.count > len(kept_back.first):
+        say(f"  and {kept_back.count - len(kept_back.first)} more")

@@ -134,7 +134,13 @@ def test_a_wrong_price_book_is_not_sent(
 def test_dead_letters_of_all_services_are_listed_and_replayed(
     fakes: Fakes, tollkeeper: Tollkeeper, tmp_path: Path
 ) -> None:
-    letter: dict[str, Any] = {"dead_id": "ab-topic-0-1", "reason": "not JSON", "detail": "\x1b[31m", "value_bytes": 9}
+    letter: dict[str, Any] = {
+        "dead_id": "ab-topic-0-1",
+        "reason": "not JSON",
+        "detail": "\x1b[31m",
+        "value_bytes": 9,
+        "died_at": "2026-01-01T00:00:00Z",
+    }
     fakes.metering.on("GET", "/v1/dead-letters", {"dead_letters": [letter]})
     fakes.enforcement.on("GET", "/v1/dead-letters", {"dead_letters": [letter]})
     listed = tollkeeper("dead", "list", "--json").document["dead_letters"]

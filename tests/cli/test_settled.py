@@ -112,22 +112,26 @@ def serve(fakes: Fakes, of_metering: dict[str, Any], of_balance: dict[str, Any])
     fakes.metering.on("GET", "/v1/parked", {"parked": []})
     fakes.metering.on("GET", "/v1/dead-letters", {"dead_letters": [{"dead_id": "d1", "reason": "not JSON"}]})
     fakes.balance.on("GET", "/v1/status", of_balance)
+    fakes.enforcement.on("GET", "/v1/status", {"dead": 30})
 
 
 @pytest.mark.usefixtures("ends")
 def test_settled_lists_what_is_kept_back(fakes: Fakes, tollkeeper: Tollkeeper) -> None:
-    serve(fakes, metering(), balance())
+    serve(fakes, metering(pending=25), balance())
     ended = tollkeeper("wait-settled", "--json")
     assert ended.code == 0
     document = ended.document
     assert (document["state"], document["reason"]) == ("settled", None)
     assert (document["pending"]["count"], len(document["pending"]["first"])) == (25, 20)
     assert document["parked"] == {"count": 0, "first": []}
+    # Services count all of theirs and list a part.
+    assert document["dead"]["count"] == 32
     assert document["dead"]["first"] == [{"service": "metering", "dead_id": "d1", "reason": "not JSON"}]
 
     ended = tollkeeper("wait-settled")
     assert ended.code == 0
     assert "25 pending" in ended.out
+    assert "  and 5 more" in ended.out
     assert "reason not JSON" in ended.out
     assert "settled after" in ended.out
 
@@ -165,6 +169,27 @@ def test_a_stopped_shard_has_an_exit_code_of_its_own(fakes: Fakes, tollkeeper: T
     assert ended.code == 3
     assert ended.document["state"] == "stopped"
     assert "shard 5 is stopped: another content" in ended.err
+
+
+@pytest.mark.usefixtures("ends")
+def test_a_service_that_is_started_again_meanwhile_is_waited_for(fakes: Fakes, tollkeeper: Tollkeeper) -> None:
+    serve(fakes, metering(), balance())
+    unavailable = {"type": "urn:tollkeeper:problem:unavailable", "detail": "try again"}
+    answers: list[Answer] = [(200, balance(streams=[]))] * 2 + [(503, unavailable)] * 3
+
+    def report(_asked: Asked) -> Answer:
+        return answers.pop(0) if answers else (200, balance())
+
+    fakes.balance.on("GET", "/v1/status", report)
+    ended = tollkeeper("wait-settled")
+    assert ended.code == 0
+    assert ended.err.splitlines() == [
+        "waiting for balance to post the charges of 1 shards (0)",
+        "waiting for an answer (balance refused (503 unavailable): try again)",
+    ]
+    answers = [(200, balance(streams=[]))] * 2 + [(503, unavailable)] * 1000
+    ended = tollkeeper("wait-settled", "--timeout", "0.1", "--json")
+    assert (ended.code, ended.document["state"]) == (2, "timeout")
 
 
 @pytest.mark.usefixtures("ends")
