@@ -45,9 +45,12 @@ def stack(
     """`tollkeeper(...)` on a stack with a test clock and the session's servers; taken down afterwards."""
     databases = f"tk_{os.getpid()}_{uuid.uuid5(uuid.NAMESPACE_URL, request.node.nodeid).hex[:6]}_"
     starting = {
-        "TOLLKEEPER_POSTGRES_URL": postgres_admin_url, "TOLLKEEPER_KAFKA_BOOTSTRAP": kafka_bootstrap,
-        "TOLLKEEPER_DATABASE_PREFIX": databases, "TOLLKEEPER_TOPIC_PREFIX": topic_prefix,
-        "TOLLKEEPER_OWNER_PASSWORD": PASSWORDS[OWNER], "TOLLKEEPER_APP_PASSWORD": PASSWORDS[APP],
+        "TOLLKEEPER_POSTGRES_URL": postgres_admin_url,
+        "TOLLKEEPER_KAFKA_BOOTSTRAP": kafka_bootstrap,
+        "TOLLKEEPER_DATABASE_PREFIX": databases,
+        "TOLLKEEPER_TOPIC_PREFIX": topic_prefix,
+        "TOLLKEEPER_OWNER_PASSWORD": PASSWORDS[OWNER],
+        "TOLLKEEPER_APP_PASSWORD": PASSWORDS[APP],
         **{f"TOLLKEEPER_{name.upper()}_PORT": str(find_free_port()) for name in SERVICES},
     }
     for name in list(os.environ):
