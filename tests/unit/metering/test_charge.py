@@ -221,6 +221,42 @@ def test_a_cursor_takes_the_remainder_of_its_segment_along_and_of_no_other() -> 
     assert steady(shrunk, prices, CREATED_US + MINUTE_US + 1) is None
 
 
+def test_a_remainder_ends_with_its_sku_even_at_the_same_price_an_hour() -> None:
+    running = (event("started", 0), event("resized", 1, gpu_sku="a30", gpu_count=1))
+    # The h100 that ran in this slot was the dearer; the a30 goes on at the price an hour that it had.
+    dearer = PriceTable({("gpu", "h100"): ((0, 59),), ("gpu", "a30"): ((0, 0), (CREATED_US + MINUTE_US, 118))})
+    rest = steady(life(*running), dearer, CREATED_US + 2)
+    assert rest is not None
+    assert [(cursor.price_micros, cursor.carried) for cursor in rest.cursors] == [(118, 0)]
+
+
+def test_a_remainder_ends_with_its_price_and_is_taken_up_if_the_price_never_applied() -> None:
+    change_us = CREATED_US + MINUTE_US
+    changed = PriceTable({("gpu", "h100"): ((0, 59), (change_us, 61))})
+    rest = steady(life(event("started", 0)), changed, change_us)
+    assert rest is not None
+    assert [(cursor.price_micros, cursor.carried) for cursor in rest.cursors] == [(122, 0)]
+    back = PriceTable({("gpu", "h100"): ((0, 59), (change_us - 2, 61), (change_us - 1, 59))})
+    rest = steady(life(event("started", 0)), back, change_us)
+    assert rest is not None
+    assert [(cursor.price_micros, cursor.carried) for cursor in rest.cursors] == [(118, 118 * 60 % 3600)]
+
+
+def test_the_end_of_charges_is_rest_after_its_instant_only() -> None:
+    end_us = CREATED_US + 5 * MINUTE_US
+    for ending in (
+        life(event("started", 0), event("deleted", 5 * MINUTE_US)),
+        replace(life(event("started", 0)), commanded_us=end_us),
+        replace(life(event("started", 0)), confirmed_until_us=end_us),
+    ):
+        rests = [steady(ending, PRICES, end_us + offset_us) for offset_us in (-1, 0, 1)]
+        assert rests[:2] == [None, None]
+        assert rests[2] is not None
+        assert rests[2].cursors == ()
+        burns = [burn_at(ending, PRICES, end_us + offset_us) for offset_us in (-1, 0, 1)]
+        assert burns == [2 * 2_540_000 + 500 * 130, 0, 0]
+
+
 def test_storage_is_charged_while_stopped_and_a_cpu_container_has_no_gpu_charge() -> None:
     cpu = life(event("resized", 0, gpu_count=0), event("started", 0))
     [storage] = charge(cpu, PRICES, CREATED_US + 60 * MINUTE_US)
