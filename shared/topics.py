@@ -9,6 +9,7 @@ LIFECYCLE = "container.lifecycle.v1"
 USAGE = "service.usage.v1"
 PRICE_BOOKS = "price.books.v1"
 CHARGES = "usage.charges.v1"
+PAYMENT_EVENTS = "payment.events.v1"
 ACCOUNT_EVENTS = "account.events.v1"
 COMMANDS = "container.commands.v1"
 ENFORCEMENT_EVENTS = "enforcement.events.v1"
@@ -30,12 +31,14 @@ TOPICS = (
     Topic(USAGE, 4),
     Topic(PRICE_BOOKS, 1, compacted=True),
     Topic(CHARGES, 8),
+    Topic(PAYMENT_EVENTS, 4),
     Topic(ACCOUNT_EVENTS, 4),
     Topic(COMMANDS, 4),
     Topic(ENFORCEMENT_EVENTS, 4),
     Topic(LIFECYCLE + DEAD_SUFFIX, 1, retention_days=30),
     Topic(USAGE + DEAD_SUFFIX, 1, retention_days=30),
     Topic(CHARGES + DEAD_SUFFIX, 1, retention_days=30),
+    Topic(PAYMENT_EVENTS + DEAD_SUFFIX, 1, retention_days=30),
     Topic(ACCOUNT_EVENTS + DEAD_SUFFIX, 1, retention_days=30),
     Topic(ENFORCEMENT_EVENTS + DEAD_SUFFIX, 1, retention_days=30),
 )

@@ -15,6 +15,7 @@ from shared.events.cloudevents import Identifier, Instant
 from shared.events.commands import DeleteCommand, StopCommand
 from shared.events.enforcement import EnforcementEvent
 from shared.events.lifecycle import InventoryObserved, LifecycleEvent
+from shared.events.payments import PaymentEvent
 from shared.events.prices import PriceBookPublished
 from shared.events.usage import UsageRecorded
 from shared.topics import (
@@ -24,6 +25,7 @@ from shared.topics import (
     DEAD_SUFFIX,
     ENFORCEMENT_EVENTS,
     LIFECYCLE,
+    PAYMENT_EVENTS,
     PRICE_BOOKS,
     TOPICS,
     USAGE,
@@ -81,6 +83,12 @@ CONTRACTS = (
         "send",
         ChargeBatch,
         "What metering charges: zstd-compressed JSON, contiguous seq per shard, which may repeat.",
+    ),
+    Contract(
+        PAYMENT_EVENTS,
+        "send",
+        PaymentEvent,
+        "What payment providers did with a customer's money; each fact has one id. Key: region/tenant.",
     ),
     Contract(
         ACCOUNT_EVENTS,

@@ -28,6 +28,7 @@ def account_message(shard: int, region: str, tenant_id: str, currency: str, told
             negative_since=standing.negative_since_us,
             amount_micros=None if credit is None else credit.delta_micros,
             credit_id=None if credit is None else credit.credit_id,
+            credit_kind=None if credit is None else credit.credit_kind,
         ),
     )
     return Message(shard, ACCOUNT_EVENTS, subject.encode(), event.model_dump_json().encode())

@@ -15,6 +15,7 @@ AccountEventType = Literal[
     "account.recovered",
     "account.credited",
 ]
+CreditKind = Literal["payment", "refund_failed", "dispute_won", "adjustment", "voucher", "promotion"]
 SOURCE: Final = "tollkeeper/balance"
 
 
@@ -32,9 +33,10 @@ class AccountData(BaseModel):
     spendable_micros: Micros
     burn_micros_per_hour: Micros
     negative_since: Instant | None
-    # account.credited names what was credited: a payment, or an operator's adjustment.
+    # account.credited names what was credited: a payment by its id, an operator's adjustment by its key, …
     amount_micros: Micros | None = None
     credit_id: Identifier | None = None
+    credit_kind: CreditKind | None = None
 
 
 class AccountEvent(BaseModel):

@@ -79,7 +79,7 @@ class Accounts:
     ) -> Adjustment:
         burn_micros = account.standing.burn_micros_per_hour
         key = request.idempotency_key
-        movement = Movement(request.amount_micros, key)
+        movement = Movement(request.amount_micros, key, "adjustment")
         await prefer_plans_by_size(connection)
         await self._poster.post(
             connection,

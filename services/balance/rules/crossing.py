@@ -7,7 +7,7 @@ clears it, and an entry in the customer's favour that leaves the account below z
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from shared.events.account import AccountEventType, AccountState
+from shared.events.account import AccountEventType, AccountState, CreditKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,11 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """One entry as the customer sees it: positive in the customer's favour. `credit_id` names an operator's credit."""
+    """One entry as the customer sees it: positive in the customer's favour. A credit to tell has id and kind."""
 
     delta_micros: int
     credit_id: str | None = None
+    credit_kind: CreditKind | None = None
 
 
 @dataclass(frozen=True, slots=True)
