@@ -1,33 +1,53 @@
 """Bugs to plant in a service process: locks, caches, offsets, cursors, dedupe, thresholds."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from tests.system.plants_rules import Plant, SetAttribute
 
-# Long enough for two transactions that should exclude one another to meet.
-RACE_SECONDS = 0.05
+# How long a tick waits for the intake that its lock would have kept out.
+OVERTAKEN_SECONDS = 0.5
 
 
 def no_shard_lock(put: SetAttribute) -> None:
-    """Transactions on a shard read its row without locking it."""
+    """Transactions on a shard read its row without locking it, and intake overtakes ticks between read and write.
+
+    The other way round the outbox's key would refuse the second writer: both take the same sequence number.
+    """
     from services.metering.store import shards  # noqa: PLC0415 - a process has one service, and plants are of several
 
     async def read_shards(connection: Any, numbers: Sequence[int]) -> dict[int, shards.Shard]:
         rows = await connection.fetch("select * from shard where shard = any($1::int[]) order by shard", numbers)
-        await asyncio.sleep(RACE_SECONDS)
         return {row["shard"]: shards.Shard(*row.values()) for row in rows}
+
+    due: list[shards.Shard] = []
 
     async def read_due_shards(connection: Any, due_us: int, limit: int) -> list[shards.Shard]:
         rows = await connection.fetch(
             "select * from shard where metered_through <= $1 order by shard limit $2", due_us, limit
         )
-        await asyncio.sleep(RACE_SECONDS)
-        return [shards.Shard(*row.values()) for row in rows]
+        due[:] = [shards.Shard(*row.values()) for row in rows]
+        return list(due)
+
+    original = shards.upsert_burns
+
+    async def upsert_when_overtaken(connection: Any, burns: Any) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(OVERTAKEN_SECONDS):
+                while not await connection.fetchval(
+                    "select bool_or(s.version > d.version) from shard s"
+                    " join unnest($1::int[], $2::bigint[]) d(shard, version) using (shard)",
+                    [shard.shard for shard in due],
+                    [shard.version for shard in due],
+                ):
+                    await asyncio.sleep(0.01)
+        await original(connection, burns)
 
     put(shards, "lock_shards", read_shards)
     put(shards, "lock_due_shards", read_due_shards)
+    put(shards, "upsert_burns", upsert_when_overtaken)
 
 
 def stale_cache(put: SetAttribute) -> None:
