@@ -7,6 +7,7 @@ import orjson
 from fastapi import FastAPI
 
 from services.balance.api import BalanceApi
+from services.balance.api_hours import HoursApi
 from services.enforcement.api import create_routes as enforcement_routes
 from services.metering.api import MeteringApi
 from shared.http import create_api, dead_letter_routes
@@ -35,7 +36,8 @@ def declare_metering() -> FastAPI:
 
 
 def declare_balance() -> FastAPI:
-    return _document("Tollkeeper balance", BalanceApi(ABSENT, ABSENT, ABSENT, ABSENT).router)
+    parts = (BalanceApi(ABSENT, ABSENT, ABSENT, ABSENT).router, HoursApi(ABSENT).router)
+    return _document("Tollkeeper balance", *parts)
 
 
 def declare_enforcement() -> FastAPI:

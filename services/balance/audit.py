@@ -1,10 +1,11 @@
-"""The books, audited: what the database holds against what its own entries, chain and evidence say.
+"""The books, audited: what the database holds against what its own entries, chain, evidence and hours say.
 
 One pass per question, streamed; nothing here shares state with posting. An empty answer means that all agrees.
 """
 
 from collections.abc import AsyncIterator
 
+from services.balance.audit_hours import audit_hours
 from services.balance.rules.chain import adjustment_cause, charge_cause, entry_line, seal
 from services.balance.wire import read_wire
 from shared.db import Connection
@@ -93,6 +94,7 @@ async def audit(connection: Connection) -> list[str]:
     differences += [f"shard {row[0]}: the chain's head is not its last link" for row in await connection.fetch(_HEADS)]
     differences += [difference async for difference in _audit_chain(connection)]
     differences += [difference async for difference in _audit_evidence(connection)]
+    differences += await audit_hours(connection)
     return differences
 
 

@@ -7,9 +7,12 @@ import httpx
 import uvloop
 
 from services.balance.api import BalanceApi
+from services.balance.api_hours import HoursApi
 from services.balance.app.accounts import Accounts
+from services.balance.app.close_hours import HourCloser
 from services.balance.app.directory import Directory
 from services.balance.app.gaps import GapHealer
+from services.balance.app.hours import Hours
 from services.balance.app.permits import Permits
 from services.balance.app.post import Poster
 from services.balance.app.post_charges import ChargePoster
@@ -87,12 +90,14 @@ def _wire(
     accounts = Accounts(pool, clock, settings, poster)
     permits = Permits(pool, clock, settings, permit_us=own.permit_seconds * SECOND_US)
     api.include_router(BalanceApi(pool, clock, accounts, permits).router)
+    api.include_router(HoursApi(Hours(pool, clock)).router)
     api.include_router(dead_letter_routes(pool, consumer))
     supervisor = Supervisor(
         {
             "consumer": consumer.run,
             "relay": relay.run,
             "gaps": healer.run,
+            "hours": HourCloser(pool, clock).run,
             "api": lambda: serve(api, settings.host, own.port),
         }
     )

@@ -9,3 +9,5 @@ REPEATS = Counter("tollkeeper_balance_repeats_total", "Charge batches dropped as
 LAG_SECONDS = Gauge("tollkeeper_balance_lag_seconds", "Posting time less the time of charging, of the last batch")
 STOPPED_STREAMS = Gauge("tollkeeper_balance_stopped_streams", "Streams that wait for an operator")
 GAPS = Gauge("tollkeeper_balance_gaps", "Streams that wait for missing batches")
+HOUR_ROWS = Counter("tollkeeper_balance_hour_rows_total", "Rows of closed hours written")
+STOPPED_HOURS = Gauge("tollkeeper_balance_stopped_hours", "Shards whose hours do not add up and are not closed")

@@ -45,7 +45,35 @@ class WireBatch(msgspec.Struct, gc=False):
         return parse_instant(self.charged_at)
 
 
+class WireColumns(msgspec.Struct, gc=False):
+    """What the rows of an hour are made of."""
+
+    resource_ids: list[str]
+    kinds: list[str]
+    slots: list[int]
+    amounts_micros: list[int]
+
+
+class WireShares(msgspec.Struct, gc=False):
+    """A batch whose columns are decoded only if they are asked for."""
+
+    seq: int
+    accounts: list[WireAccount]
+    lines: msgspec.Raw
+
+    def columns(self) -> WireColumns:
+        """The columns, of one length. Raises ValueError."""
+        columns = _columns_decoder.decode(self.lines)
+        count = sum(account.lines for account in self.accounts)
+        found = [len(columns.resource_ids), len(columns.kinds), len(columns.slots), len(columns.amounts_micros)]
+        if found != [count] * 4:
+            raise ValueError(f"batch {self.seq} has {count} lines, its columns have {found}")
+        return columns
+
+
 _decoder = msgspec.json.Decoder(WireBatch)
+_shares_decoder = msgspec.json.Decoder(WireShares)
+_columns_decoder = msgspec.json.Decoder(WireColumns)
 
 
 def read_wire(value: bytes) -> WireBatch:
@@ -67,6 +95,11 @@ def read_wire(value: bytes) -> WireBatch:
     if first != len(amounts):
         raise ValueError("columns and the accounts' line counts differ in length")
     return batch
+
+
+def read_shares(value: bytes) -> WireShares:
+    """Read a posted batch by accounts. Raises ValueError."""
+    return _shares_decoder.decode(decompress(value))
 
 
 def check_names(account: WireAccount) -> None:

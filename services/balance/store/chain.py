@@ -63,9 +63,3 @@ async def insert_links(connection: Connection, links: Sequence[Link]) -> None:
         [link.entries for link in links],
         [link.posted_at_us for link in links],
     )
-
-
-async def close_hours(connection: Connection, shard: int, closed_through_us: int) -> None:
-    await connection.execute(
-        "update chain_head set closed_through = greatest(closed_through, $2) where shard = $1", shard, closed_through_us
-    )

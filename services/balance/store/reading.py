@@ -29,6 +29,9 @@ async def load_status(connection: Connection) -> dict[str, Any]:
     for row in await connection.fetch(query):
         positions.setdefault(row["topic"], {})[str(row["partition"])] = row["position"]
     streams = await connection.fetch("select shard, seq, stopped_reason as stopped from charge_stream order by shard")
+    stopped_hours = await connection.fetch(
+        "select shard, stopped_reason as reason from hour_head where stopped_at is not null order by shard"
+    )
     waiting = await connection.fetchval("select count(*) from charge_waiting")
     unpublished = await connection.fetchval(
         "select coalesce(sum(h.seq - c.published_seq), 0) from stream_head h join outbox_cursor c using (stream)"
@@ -37,6 +40,7 @@ async def load_status(connection: Connection) -> dict[str, Any]:
     return {
         "positions": positions,
         "streams": [dict(row) for row in streams],
+        "stopped_hours": [dict(row) for row in stopped_hours],
         "waiting": waiting,
         "unpublished": int(unpublished),
         "dead": dead,

@@ -1,0 +1,105 @@
+"""HTTP of Credit History: what an account was charged by resource and hour, in pages and as CSV."""
+
+import base64
+import binascii
+from typing import Annotated, Any
+
+import orjson
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+
+from services.balance.app.hours import Hours, Page
+from services.balance.store.hour_reading import HourRow, RowKey
+from shared.clock import format_instant
+from shared.errors import Refusal
+from shared.events.cloudevents import Instant, RegionName, TenantId
+
+PAGE_MAX = 1000
+
+From = Annotated[Instant | None, Query(alias="from", description="A full hour; by default the account's first.")]
+To = Annotated[Instant | None, Query(alias="to", description="A full hour, not included; by default the open one is.")]
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
+
+
+class HoursApi:
+    """The routes and what they need."""
+
+    def __init__(self, hours: Hours) -> None:
+        self._hours = hours
+        self.router = APIRouter(prefix="/v1/accounts/{region}/{tenant_id}", tags=["hours"])
+        self.router.add_api_route("/hours", self.page, methods=["GET"])
+        self.router.add_api_route("/hours.csv", self.csv, methods=["GET"], response_class=StreamingResponse)
+
+    async def page(
+        self,
+        region: RegionName,
+        tenant_id: TenantId,
+        from_us: From = None,
+        to_us: To = None,
+        after: str | None = None,
+        limit: Limit = 100,
+    ) -> dict[str, Any]:
+        """A page of rows by hour, resource and kind; the first page has the totals of the whole interval."""
+        key = None if after is None else _read_cursor(after)
+        page = await self._hours.page(region, tenant_id, from_us, to_us, key, limit)
+        return {
+            "from": format_instant(page.interval.from_us),
+            "to": format_instant(page.interval.to_us),
+            "hours": [_describe(row) for row in page.rows],
+            "totals": _describe_totals(page),
+            "next": None if page.next_key is None else _write_cursor(page.next_key),
+        }
+
+    async def csv(
+        self, region: RegionName, tenant_id: TenantId, from_us: From = None, to_us: To = None
+    ) -> StreamingResponse:
+        """The whole interval as CSV (RFC 4180): hour, resource_id, kind, slots, amount_micros, open."""
+        pieces = await self._hours.open_csv(region, tenant_id, from_us, to_us)
+        name = f"hours-{region}-{tenant_id}.csv"
+        return StreamingResponse(
+            pieces, media_type="text/csv", headers={"content-disposition": f'attachment; filename="{name}"'}
+        )
+
+
+def _describe(row: HourRow) -> dict[str, Any]:
+    return {
+        "hour": format_instant(row.hour_us),
+        "resource_id": row.resource_id,
+        "kind": row.kind,
+        "slots": row.slots,
+        "amount_micros": row.amount_micros,
+        "open": row.is_open,
+    }
+
+
+def _describe_totals(page: Page) -> dict[str, Any] | None:
+    if page.totals is None:
+        return None
+    return {
+        "amount_micros": sum(total.amount_micros for total in page.totals),
+        "kinds": [
+            {"kind": total.kind, "slots": total.slots, "amount_micros": total.amount_micros} for total in page.totals
+        ],
+    }
+
+
+def _write_cursor(key: RowKey) -> str:
+    return base64.urlsafe_b64encode(orjson.dumps(key)).decode()
+
+
+def _read_cursor(cursor: str) -> RowKey:
+    try:
+        found = orjson.loads(base64.urlsafe_b64decode(cursor))
+        hour_us, resource_id, kind = found
+        format_instant(hour_us)
+    except (binascii.Error, ValueError, TypeError, OverflowError) as error:
+        raise _bad_cursor() from error
+    if not (isinstance(hour_us, int) and isinstance(resource_id, str) and isinstance(kind, str)) or "\0" in (
+        resource_id + kind
+    ):
+        raise _bad_cursor()
+    return hour_us, resource_id, kind
+
+
+def _bad_cursor() -> Refusal:
+    return Refusal("invalid-cursor", "`after` is the `next` of the page before", status=422)

@@ -1,0 +1,184 @@
+"""Credit History: closed hours from their rows, what is open from the evidence, as if they were one table."""
+
+import csv
+import io
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from services.balance.rules.hours import Sums, add_share, hour_of
+from services.balance.store.accounts import Account, load_account
+from services.balance.store.hour_reading import (
+    HourRow,
+    OpenPart,
+    RowKey,
+    load_hours,
+    load_open_part,
+    sum_hours,
+)
+from services.balance.store.hours import read_evidence
+from services.balance.wire import read_shares
+from shared.clock import HOUR_US, Clock, format_instant
+from shared.db import Connection, Pool
+from shared.errors import Refusal
+
+_CSV_ROWS = 5000
+_CSV_HEADER = ("hour", "resource_id", "kind", "slots", "amount_micros", "open")
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Hours that begin in [from, to); both lie on full hours."""
+
+    from_us: int
+    to_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class KindTotal:
+    kind: str
+    slots: int
+    amount_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page of rows; `next_key` is None after the last. Totals are of the whole interval, on its first page only."""
+
+    interval: Interval
+    rows: Sequence[HourRow]
+    next_key: RowKey | None
+    totals: Sequence[KindTotal] | None
+
+
+class Hours:
+    """Reads what an account was charged, by resource and hour."""
+
+    def __init__(self, pool: Pool, clock: Clock) -> None:
+        self._pool = pool
+        self._clock = clock
+
+    async def page(
+        self, region: str, tenant_id: str, from_us: int | None, to_us: int | None, after: RowKey | None, limit: int
+    ) -> Page:
+        """A page, of one snapshot. Raises Refusal."""
+        async with self._snapshot() as connection:
+            account = await _require(connection, region, tenant_id)
+            interval = self._interval(account, from_us, to_us)
+            part = await load_open_part(connection, account.shard)
+            closed_to_us = min(interval.to_us, part.from_us)
+            # One row more than asked for tells whether there is a next page.
+            rows = await load_hours(connection, account.account_id, interval.from_us, closed_to_us, after, limit + 1)
+            live: list[HourRow] = []
+            if len(rows) <= limit or after is None:
+                live = await self._load_live(connection, account, part, interval)
+            totals = None
+            if after is None:
+                closed = await sum_hours(connection, account.account_id, interval.from_us, closed_to_us)
+                totals = _add_up(closed, live)
+        rows += [row for row in live if after is None or _key(row) > after]
+        next_key = _key(rows[limit - 1]) if len(rows) > limit else None
+        return Page(interval, rows[:limit], next_key, totals)
+
+    async def open_csv(
+        self, region: str, tenant_id: str, from_us: int | None, to_us: int | None
+    ) -> AsyncIterator[bytes]:
+        """The whole interval as CSV, piece by piece. Raises Refusal before the first piece.
+
+        What is closed stands for ever, and where it ends is read once: so no transaction stays open while a slow
+        reader takes his time, and yet the rows are those of one moment.
+        """
+        async with self._snapshot() as connection:
+            account = await _require(connection, region, tenant_id)
+            part = await load_open_part(connection, account.shard)
+        return self._write_csv(account, self._interval(account, from_us, to_us), part)
+
+    async def _write_csv(self, account: Account, interval: Interval, part: OpenPart) -> AsyncIterator[bytes]:
+        yield _format_csv([_CSV_HEADER])
+        after: RowKey | None = None
+        closed_to_us = min(interval.to_us, part.from_us)
+        while True:
+            async with self._snapshot() as connection:
+                rows = await load_hours(
+                    connection, account.account_id, interval.from_us, closed_to_us, after, _CSV_ROWS
+                )
+            if rows:
+                yield _format_csv(_csv_rows(rows))
+            if len(rows) < _CSV_ROWS:
+                break
+            after = _key(rows[-1])
+        async with self._snapshot() as connection:
+            live = await self._load_live(connection, account, part, interval)
+        if live:
+            yield _format_csv(_csv_rows(live))
+
+    @asynccontextmanager
+    async def _snapshot(self) -> AsyncIterator[Connection]:
+        """One moment of the database: an hour that is closed meanwhile must not be seen twice, or not at all."""
+        async with (
+            self._pool.acquire(timeout=30) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            yield connection
+
+    def _interval(self, account: Account, from_us: int | None, to_us: int | None) -> Interval:
+        """By default all hours from the account's first to the present one, which posting may have moved ahead."""
+        present_us = max(self._clock.now_us(), account.last_posted_at_us)
+        interval = Interval(
+            hour_of(account.opened_at_us) if from_us is None else from_us,
+            hour_of(present_us) + HOUR_US if to_us is None else to_us,
+        )
+        if interval.from_us % HOUR_US or interval.to_us % HOUR_US:
+            raise Refusal("not-on-the-hour", "`from` and `to` are full hours, such as 2026-11-01T08:00:00Z", status=422)
+        return interval
+
+    async def _load_live(
+        self, connection: Connection, account: Account, part: OpenPart, interval: Interval
+    ) -> list[HourRow]:
+        """The account's rows in the open part, from the bytes of the batches."""
+        from_us = max(part.from_us, interval.from_us)
+        if from_us >= interval.to_us:
+            return []
+        hours: dict[int, Sums] = {}
+        async for proof in read_evidence(connection, account.shard, part.seq, from_us, interval.to_us):
+            sums = hours.setdefault(hour_of(proof.posted_at_us), {})
+            add_share(sums, read_shares(proof.value), account.region, account.tenant_id)
+        return [
+            HourRow(hour_us, resource_id, kind, slots, amount_micros, is_open=True)
+            for hour_us, sums in sorted(hours.items())
+            for (resource_id, kind), (slots, amount_micros) in sorted(sums.items())
+        ]
+
+
+async def _require(connection: Connection, region: str, tenant_id: str) -> Account:
+    account = await load_account(connection, region, tenant_id)
+    if account is None:
+        raise Refusal("account-not-found", f"there is no account {region}/{tenant_id}", status=404)
+    return account
+
+
+def _key(row: HourRow) -> RowKey:
+    return row.hour_us, row.resource_id, row.kind
+
+
+def _add_up(closed: Iterable[tuple[str, int, int]], live: Iterable[HourRow]) -> list[KindTotal]:
+    sums: dict[str, tuple[int, int]] = {}
+    for kind, slots, amount_micros in (*closed, *((row.kind, row.slots, row.amount_micros) for row in live)):
+        held = sums.get(kind, (0, 0))
+        sums[kind] = held[0] + slots, held[1] + amount_micros
+    return [KindTotal(kind, *sums[kind]) for kind in sorted(sums)]
+
+
+def _csv_rows(rows: Iterable[HourRow]) -> Iterable[tuple[object, ...]]:
+    text, last_us = "", None
+    for row in rows:
+        if row.hour_us != last_us:
+            text, last_us = format_instant(row.hour_us), row.hour_us
+        yield text, row.resource_id, row.kind, row.slots, row.amount_micros, "true" if row.is_open else "false"
+
+
+def _format_csv(rows: Iterable[Iterable[object]]) -> bytes:
+    """RFC 4180."""
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)
+    return buffer.getvalue().encode()
