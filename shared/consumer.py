@@ -50,6 +50,9 @@ Apply = Callable[[Connection, Poll], Awaitable[None]]
 class OffsetConsumer:
     """Polls `topics` and applies each poll in one transaction that also moves the offsets.
 
+    With several `lanes` a poll is split by partition, each lane with transactions of its own: while the database works
+    for one, this process works for another. A partition always has the same lane, so its records stay in order.
+
     An unexpected error in a poll bisects it until one record is alone, which goes to the dead letters; a transient
     fault retries the same poll with backoff; a Corruption stops the consumer.
     """
@@ -65,6 +68,7 @@ class OffsetConsumer:
         topics: Sequence[str],
         group: str,
         records_max: int = 500,
+        lanes: int = 1,
         wait_ms: int = 100,
         stall_seconds: float = 60,
     ) -> None:
@@ -76,6 +80,7 @@ class OffsetConsumer:
         self._topics = tuple(topics)
         self._group = topic_prefix + group
         self._records_max = records_max
+        self._lanes = lanes
         self._wait_ms = wait_ms
         self._stall_seconds = stall_seconds
         self._topic_ids: dict[str, uuid.UUID] = {}
@@ -113,16 +118,36 @@ class OffsetConsumer:
             await consumer.stop()
 
     async def _consume(self, consumer: AIOKafkaConsumer) -> None:
+        queues = [asyncio.Queue[Sequence[Record]](maxsize=1) for _ in range(self._lanes)]
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for number, queue in enumerate(queues):
+                    tasks.create_task(self._apply_lane(queue), name=f"consumer lane {number}")
+                await self._fetch(consumer, queues)
+        except BaseExceptionGroup as faults:
+            # What stops one lane stops them all; the first cause tells what to do about it.
+            raise faults.exceptions[0] from faults
+
+    async def _fetch(self, consumer: AIOKafkaConsumer, queues: Sequence[asyncio.Queue[Sequence[Record]]]) -> None:
+        """Hand each lane its part of every poll; one that is full is waited for."""
         moved_at = time.monotonic()
         while True:
             found = await consumer.getmany(timeout_ms=self._wait_ms, max_records=self._records_max)
-            records = [self._record(item) for batch in found.values() for item in batch]
-            if records:
-                await self._apply_until_done(records)
+            lanes: list[list[Record]] = [[] for _ in queues]
+            for partition, batch in found.items():
+                lanes[partition.partition % len(queues)] += [self._record(item) for item in batch]
+            for queue, records in zip(queues, lanes, strict=True):
+                if records:
+                    await queue.put(records)
+            if found:
                 moved_at = time.monotonic()
             elif time.monotonic() - moved_at > self._stall_seconds:
                 await self._check_progress(consumer)
                 moved_at = time.monotonic()
+
+    async def _apply_lane(self, queue: asyncio.Queue[Sequence[Record]]) -> None:
+        while True:
+            await self._apply_until_done(await queue.get())
 
     async def _check_progress(self, consumer: AIOKafkaConsumer) -> None:
         """A consumer that receives nothing although there is something must be started again (aiokafka issue 1037)."""

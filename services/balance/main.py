@@ -21,6 +21,7 @@ from services.balance.store.partitions import ensure_ledger_partitions
 from shared.clock import SECOND_US, Clock, open_clock
 from shared.consumer import OffsetConsumer
 from shared.db import SHARED_MIGRATIONS, Pool, ensure_partitions, migrate, open_pool, transaction
+from shared.garbage import collect_seldom
 from shared.http import create_api, dead_letter_routes, serve
 from shared.kafka import open_producer
 from shared.log import configure_logging, get_logger
@@ -76,6 +77,7 @@ def _wire(
         topics=(CHARGES,),
         group="balance",
         records_max=own.records_max,
+        lanes=own.posting_lanes,
         wait_ms=20,
     )
     healer = GapHealer(pool, charges, metering, own.resend_pause_seconds)
@@ -109,6 +111,7 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         raise SystemExit("usage: python -m services.balance.main migrate|serve")
     configure_logging("balance")
+    collect_seldom()
     uvloop.run(commands[sys.argv[1]]())
 
 

@@ -14,6 +14,9 @@ class BalanceSettings(BaseSettings):
     database_url: str
     port: int = Field(default=8081, ge=1, le=65535)
     records_max: int = Field(default=256, ge=1)
+    # Transactions that post at once, each with partitions of its own: while PostgreSQL works for one, we do for
+    # another. More than two only take turns.
+    posting_lanes: int = Field(default=2, ge=1, le=8)
     low_cooldown_seconds: int = Field(default=6 * 3600, ge=0)
     permit_seconds: int = Field(default=60, ge=1, le=600)
     # A gap is asked for again only after so long: metering may be busy with what was asked before.

@@ -17,6 +17,7 @@ from services.metering.store.shards import ensure_shards
 from shared.clock import MINUTE_US, Clock, open_clock
 from shared.consumer import OffsetConsumer
 from shared.db import SHARED_MIGRATIONS, Pool, ensure_partitions, migrate, open_pool, transaction
+from shared.garbage import collect_seldom
 from shared.http import create_api, dead_letter_routes, serve
 from shared.kafka import open_producer
 from shared.log import configure_logging, get_logger
@@ -110,6 +111,7 @@ def main() -> None:
         raise SystemExit("usage: python -m services.metering.main migrate|serve")
     settings = Settings()
     configure_logging("metering", settings.log_level)
+    collect_seldom()
     uvloop.run(commands[sys.argv[1]](settings))
 
 

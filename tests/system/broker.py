@@ -90,9 +90,13 @@ class Broker:
 
     def read(self, topic: str) -> list[tuple[bytes | None, bytes | None]]:
         """(key, value) of every record of a topic up to now, by partition and offset."""
-        return run_async(self._read(topic))
+        return [(record.key, record.value) for record in run_async(self._read(topic))]
 
-    async def _read(self, topic: str) -> list[tuple[bytes | None, bytes | None]]:
+    def read_times(self, topic: str) -> list[tuple[int, bytes]]:
+        """(instant at which the broker took it, value) of every record; the broker counts in milliseconds."""
+        return [(record.timestamp * 1000, record.value) for record in run_async(self._read(topic))]
+
+    async def _read(self, topic: str) -> list[Any]:
         ends = (await self._ends([topic]))[topic]
         if not ends:
             return []
@@ -111,4 +115,4 @@ class Broker:
         finally:
             await consumer.stop()
         records.sort(key=lambda record: (record.partition, record.offset))
-        return [(record.key, record.value) for record in records]
+        return records

@@ -37,6 +37,8 @@ class Cluster:
     whatever runs at its end is ended.
     """
 
+    launcher = "tests.system.launch"
+
     def __init__(
         self,
         home: Path,
@@ -113,7 +115,7 @@ class Cluster:
     # Processes
 
     def start(self, name: str, *faults: Fault, wait: bool = True) -> None:
-        command = [sys.executable, "-m", "tests.system.launch", name, "serve"]
+        command = [sys.executable, "-m", self.launcher, name, "serve"]
         process = ManagedProcess(
             name,
             command,

@@ -73,9 +73,12 @@ class Directory:
         return Opening(region, tenant_id, shard, self._regions[region].currency, instants[shard])
 
     def remember(self, fresh: Mapping[Key, int]) -> None:
-        """Keep ids; only after the transaction that read or made them is committed."""
+        """Keep ids; only after the transaction that read or made them is committed. Those beyond a bound are not kept.
+
+        Nothing is ever forgotten: another posting may stand between having found an account here and using its id.
+        """
         if self._kept + len(fresh) > _KEPT_MAX:
-            self._ids, self._kept = {}, 0
+            return
         for key, account_id in fresh.items():
             self._ids.setdefault(shard_of(*key, self._shards), {})[key] = account_id
         self._kept += len(fresh)

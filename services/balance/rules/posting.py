@@ -6,10 +6,12 @@ alphabetical. Accounts come in the order of their ids, in which they are locked,
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from services.balance.rules.chain import CUSTOMER, adjustment_cause, charge_cause, entry_line
 from services.balance.wire import WireAccount
 
+_BY_ACCOUNT = itemgetter(0, 1)
 _CLASS_ORDER = {"credit_correction": 0, "debit_correction": 1, "charge": 2}
 
 
@@ -92,7 +94,7 @@ def posting_order(total: tuple[str, str, int]) -> tuple[int, str]:
 
 def lay_out(parts: list[Part], causes: Sequence[Cause], table: SideTable) -> Posting:
     """Sort the parts of a transaction's batches by account, in place, and make their entries."""
-    parts.sort(key=_by_account)
+    parts.sort(key=_BY_ACCOUNT)
     accounts: list[AccountMove] = []
     entries: list[EntryRow] = []
     indexes = table.indexes
@@ -118,10 +120,6 @@ def lay_out(parts: list[Part], causes: Sequence[Cause], table: SideTable) -> Pos
         burn_micros = account.burn_micros_per_hour
         accounts.append((account_id, change_micros, ordinal, favours, burn_micros, causes[cause].place))
     return Posting(table.sides, causes, accounts, entries)
-
-
-def _by_account(part: Part) -> tuple[int, int]:
-    return part[0], part[1]
 
 
 def adjust(account_id: int, amount_micros: int, idempotency_key: str, burn_micros_per_hour: int) -> Posting:
