@@ -5,6 +5,7 @@ also notes when a posting that exhausted accounts was committed: its own events 
 """
 
 import asyncio
+import importlib
 import json
 import os
 import signal
@@ -65,8 +66,8 @@ def _running() -> str:
 
 def _note_crossings(path: Path) -> None:
     """Write (tenant, instant of the commit in microseconds) of every account that a posting exhausted."""
-    from services.balance.app import post  # noqa: PLC0415 - balance alone has it
-    from services.balance.app.post_charges import ChargePoster  # noqa: PLC0415
+    post: Any = importlib.import_module("services.balance.app.post")
+    from services.balance.app.post_charges import ChargePoster  # noqa: PLC0415 - balance alone has it
 
     make_message: Callable[..., Any] = post.account_message
     apply_posting: Callable[..., Any] = ChargePoster._post

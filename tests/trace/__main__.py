@@ -7,6 +7,7 @@ counts from the events and what is counted from the trace's rows, for every tena
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +25,7 @@ def main() -> int:
     parser.add_argument(
         "--settle-delay-seconds",
         type=int,
-        default=60,
+        default=300,
         help="how late an event may be known on the test clock; a step goes so far beyond an event",
     )
     options = parser.parse_args()
@@ -40,7 +41,7 @@ def main() -> int:
 
 def _replay(servers: SessionInfrastructure, trace: Trace, folder: Path, delay_seconds: int) -> dict[str, Outcome]:
     databases = Databases(servers.postgres_url)
-    outcomes = {}
+    outcomes: dict[str, Outcome] = {}
     for name in ("late", "in time"):
         with (
             temporary_home() as home,
@@ -61,7 +62,7 @@ def _replay(servers: SessionInfrastructure, trace: Trace, folder: Path, delay_se
 def _report(trace: Trace, outcomes: dict[str, Outcome]) -> int:
     """Print the figures; answer 1 if the totals differ (a replay that is wrong by itself has failed before)."""
     table = Table("", *outcomes)
-    figures = {
+    figures: dict[str, Callable[[Outcome], str]] = {
         "records published": lambda outcome: f"{outcome.records:,}",
         "moves of the clock": lambda outcome: f"{outcome.steps:,}",
         "tenants": lambda outcome: f"{len(outcome.totals):,}",

@@ -1,5 +1,6 @@
 """A trace through a cluster in two ways, whose totals must be equal: too late and in disorder, and just in time."""
 
+import asyncio
 import os
 import random
 import subprocess
@@ -23,7 +24,6 @@ from shared.kafka import open_producer
 from shared.topics import CHARGES, LIFECYCLE
 from tests.fleet.disorder import shuffled_with_repeats
 from tests.fleet.making import Fleet
-from tests.support.eventually import eventually
 from tests.system.broker import outgoing
 from tests.system.checking import check_totals
 from tests.system.cluster import NAMES, REPOSITORY, Cluster
@@ -41,6 +41,7 @@ BOOK: dict[str, Any] = {
     "storage": {"persistent": "0.00013"},
 }
 SHARDS = 16
+APPLY_SECONDS_MAX = 60
 # Enough for any trace: nobody runs dry, so nothing is stopped.
 CREDIT_MICROS = 10**15
 COLUMNS = (
@@ -189,11 +190,15 @@ async def _apply(
         place = await future
         ends[place.partition] = max(ends.get(place.partition, 0), place.offset + 1)
 
-    async def applied() -> bool:
-        positions = (await metering.get("/v1/status")).raise_for_status().json()["positions"].get(LIFECYCLE, {})
-        return all(positions.get(str(partition), 0) >= end for partition, end in ends.items())
+    deadline = time.monotonic() + APPLY_SECONDS_MAX
+    while not await _applied(metering, ends):
+        assert time.monotonic() < deadline, f"{ends} not applied in {APPLY_SECONDS_MAX} s"
+        await asyncio.sleep(0.005)
 
-    await eventually(applied, what=f"{ends} applied")
+
+async def _applied(metering: httpx.AsyncClient, ends: dict[int, int]) -> bool:
+    positions = (await metering.get("/v1/status")).raise_for_status().json()["positions"].get(LIFECYCLE, {})
+    return all(positions.get(str(partition), 0) >= end for partition, end in ends.items())
 
 
 def _outcome(cluster: Cluster, trace: Trace, *, records: int, steps: int, began: float) -> Outcome:
