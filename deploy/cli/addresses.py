@@ -7,7 +7,7 @@ from pathlib import Path
 
 from deploy.cli.faults import CommandError
 from deploy.local.settings import read_port
-from deploy.local.state import Home
+from deploy.local.state import Home, find_home
 
 PORTS = {"metering": 8083, "balance": 8081, "enforcement": 8084}
 KAFKA_BOOTSTRAP = "127.0.0.1:9092"
@@ -26,7 +26,7 @@ class Addresses:
     def read(cls, environment: Mapping[str, str] | None = None) -> "Addresses":
         """The environment wins over the settings with which the stack of this home was last started."""
         own = os.environ if environment is None else environment
-        home = Path(own.get("TOLLKEEPER_HOME") or ".tollkeeper").absolute()
+        home = find_home(own).path
         # A port that was set here and now means another stack than the remembered addresses.
         ported = {f"TOLLKEEPER_{name.upper()}_URL" for name in PORTS if own.get(f"TOLLKEEPER_{name.upper()}_PORT")}
         remembered = {name: value for name, value in _remembered(home).items() if name not in ported}

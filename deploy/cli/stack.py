@@ -17,9 +17,14 @@ def stack_up(
         bool, typer.Option("--test-clock", help="Make a new home a test, whose time `tollkeeper clock` sets.")
     ] = False,
     clock_start: Annotated[str, typer.Option(help="Where a new test clock starts: RFC 3339, or now.")] = "now",
+    change_settings: Annotated[
+        bool, typer.Option("--change-settings", help="Start although the regions' settings are not those of this home.")
+    ] = False,
 ) -> None:
     """Start Kafka, PostgreSQL and every service, and stay with them until Ctrl-C."""
-    stack.up(detach=detach, demo=not no_demo, test_clock=test_clock, clock_start=clock_start)
+    stack.up(
+        detach=detach, demo=not no_demo, test_clock=test_clock, clock_start=clock_start, change_settings=change_settings
+    )
 
 
 def stack_down() -> None:

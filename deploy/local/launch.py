@@ -160,6 +160,10 @@ class Launch:
             self._progress.line(f"  {service.name:<{width}}  http://{LOOPBACK}:{service.port(self._user)}")
         self._progress.line(f"  {'kafka':<{width}}  {self._infrastructure.bootstrap}")
         self._progress.line(f"  data and logs in {self._home.path}")
+        if self._home.is_test:
+            self._progress.line(
+                f"  a test: its clock stands at {self._home.clock.read_text()}; `tollkeeper clock` moves it"
+            )
         self._progress.good(f"ready in {took_seconds:.1f} s")
         if self._demo:
             self._supervisor.start_demo(

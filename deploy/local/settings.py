@@ -9,6 +9,9 @@ from deploy.local.faults import StackError
 
 POSTGRES_PORT = 15433
 KAFKA_PORT = 19192
+# The demo shortens settings for good, so where nobody names a home it has one of its own.
+HOME = ".tollkeeper"
+DEMO_HOME = ".tollkeeper-demo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +27,11 @@ class LocalSettings:
     docker: bool
 
     @classmethod
-    def read(cls, environment: Mapping[str, str] | None = None) -> "LocalSettings":
+    def read(cls, environment: Mapping[str, str] | None = None, *, demo: bool = False) -> "LocalSettings":
+        """`demo` says which home is meant where the environment names none."""
         env = os.environ if environment is None else environment
         return cls(
-            home=Path(env.get("TOLLKEEPER_HOME") or ".tollkeeper").absolute(),
+            home=Path(env.get("TOLLKEEPER_HOME") or (DEMO_HOME if demo else HOME)).absolute(),
             cache=Path(env.get("TOLLKEEPER_CACHE") or Path.home() / ".cache" / "tollkeeper").absolute(),
             postgres_url=env.get("TOLLKEEPER_POSTGRES_URL") or None,
             kafka_bootstrap=env.get("TOLLKEEPER_KAFKA_BOOTSTRAP") or None,

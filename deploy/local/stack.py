@@ -14,10 +14,11 @@ from rich.console import Console
 from deploy.local.environment import apply_demo, demo_exists
 from deploy.local.faults import StackError
 from deploy.local.launch import Launch
+from deploy.local.made import require_as_made
 from deploy.local.processes import signal_tree, stop_leftover, tail
 from deploy.local.services import SERVICES, Service
 from deploy.local.settings import LocalSettings
-from deploy.local.state import Home, HomeLock, StackState
+from deploy.local.state import Home, HomeLock, StackState, find_home
 from deploy.local.status import print_status, read_status
 from deploy.local.supervisor import StopRequest
 
@@ -34,6 +35,7 @@ def up(
     demo: bool = True,
     test_clock: bool = False,
     clock_start: str = "now",
+    change_settings: bool = False,
     environment: Mapping[str, str] | None = None,
     services: Sequence[Service] = SERVICES,
     console: Console | None = None,
@@ -42,16 +44,19 @@ def up(
     """Start the stack and stay with it until Ctrl-C or SIGTERM; with `detach`, return once it is ready.
 
     The demo runs where there is one and `demo` is not False. `test_clock` makes a new home a test, whose clock stands
-    at `clock_start` (RFC 3339, or "now") until somebody moves it. Raises StackError with what to do.
+    at `clock_start` (RFC 3339, or "now") until somebody moves it. `change_settings` means the changes of a home's
+    settings that would be refused without it. Raises StackError with what to do.
     """
     console = console or Console()
     user = dict(os.environ if environment is None else environment)
-    settings = LocalSettings.read(user)
+    demo = demo and demo_exists() and not test_clock
+    settings = LocalSettings.read(user, demo=demo)
     home = Home(settings.home)
     home.make(test_clock=test_clock, clock_start=clock_start)
-    with_demo = demo and demo_exists() and not home.is_test
+    with_demo = demo and not home.is_test
     if with_demo:
         user = apply_demo(user)
+    require_as_made(home.path, home.read_environment(), user, change_settings=change_settings, demo=with_demo)
     lock = HomeLock(settings.home)
     if not lock.acquire():
         state = home.read_state()
@@ -62,7 +67,8 @@ def up(
         )
     if detach:
         lock.release()
-        _launch_detached([*launcher, "up", *([] if demo else ["--no-demo"])], user, home, console)
+        flags = [*([] if demo else ["--no-demo"]), *(["--change-settings"] if change_settings else [])]
+        _launch_detached([*launcher, "up", *flags], user | {"TOLLKEEPER_HOME": str(home.path)}, home, console)
         return
     try:
         _end_leftovers(home)
@@ -76,7 +82,7 @@ def up(
 def down(*, environment: Mapping[str, str] | None = None, console: Console | None = None) -> bool:
     """Stop the stack of this home, and what a killed supervisor left behind; whether anything ran."""
     console = console or Console()
-    home = Home(LocalSettings.read(environment).home)
+    home = find_home(os.environ if environment is None else environment)
     state = home.read_state()
     if state is None:
         console.print(f"nothing runs on {home.path}", highlight=False, soft_wrap=True)
@@ -98,7 +104,7 @@ def status(
 ) -> bool:
     """Tell how the stack of this home is doing; whether all of it is ready."""
     console = console or Console()
-    found = read_status(Home(LocalSettings.read(environment).home))
+    found = read_status(find_home(os.environ if environment is None else environment))
     if as_json:
         console.file.write(json.dumps(found.as_json(), indent=2) + "\n")
     else:
@@ -160,6 +166,7 @@ def main(
     starting.add_argument("--no-demo", action="store_true")
     starting.add_argument("--test-clock", action="store_true")
     starting.add_argument("--clock-start", default="now")
+    starting.add_argument("--change-settings", action="store_true")
     actions.add_parser("down")
     actions.add_parser("status").add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
@@ -170,6 +177,7 @@ def main(
                 demo=not options.no_demo,
                 test_clock=options.test_clock,
                 clock_start=options.clock_start,
+                change_settings=options.change_settings,
                 services=services,
                 launcher=launcher,
             )

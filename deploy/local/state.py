@@ -13,6 +13,7 @@ from deploy.local.databases import ROLES
 from deploy.local.faults import StackError
 from deploy.local.infrastructure.unprivileged import make_reachable
 from deploy.local.processes import ProcessIdentity, write_private
+from deploy.local.settings import DEMO_HOME, HOME
 from shared.clock import SystemClock, format_instant, parse_instant
 
 
@@ -121,6 +122,14 @@ class Home:
             write_private(self._roles, json.dumps(kept))
         given = {role: environment.get(f"{role.upper()}_PASSWORD") for role in ROLES}
         return {role: given[role] or kept[role] for role in ROLES}
+
+
+def find_home(environment: Mapping[str, str]) -> Home:
+    """The home that the environment names; else, of the two default ones, the one on which something runs."""
+    if named := environment.get("TOLLKEEPER_HOME"):
+        return Home(Path(named).absolute())
+    plain, demo = Home(Path(HOME).absolute()), Home(Path(DEMO_HOME).absolute())
+    return demo if demo.read_state() is not None and plain.read_state() is None else plain
 
 
 class HomeLock:

@@ -230,3 +230,18 @@ def test_a_home_with_data_never_becomes_a_test(embedded: dict[str, str], home: P
     assert failed.returncode == 1
     assert "a test clock must never touch it" in failed.stderr
     assert not (home / "TEST").exists()
+
+
+def test_a_home_is_not_started_with_other_settings_than_it_was_made_with(addressed: dict[str, str]) -> None:
+    assert run(addressed, "up", "--detach", "--no-demo").returncode == 0
+    assert run(addressed, "down").returncode == 0
+    failed = run(addressed, "up", "--detach")
+    assert failed.returncode == 1
+    assert "vn's slot_seconds was 60, would be 1" in failed.stderr
+    assert "start it with `tollkeeper up --no-demo`" in failed.stderr
+    failed = run(addressed | {"TOLLKEEPER_SHARDS": "32"}, "up", "--no-demo")
+    assert "the number of shards was 16, would be 32" in failed.stderr
+    changed = run(addressed, "up", "--detach", "--change-settings")
+    assert changed.returncode == 0, changed.stderr
+    regions = json.loads(str(ask(addressed)["environment"]["TOLLKEEPER_REGIONS"]))  # type: ignore[index]
+    assert regions["vn"]["slot_seconds"] == 1
