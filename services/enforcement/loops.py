@@ -4,6 +4,7 @@ import asyncio
 
 from services.enforcement.app.enforce import BATCH, Enforce
 from services.enforcement.app.sweep import Sweep
+from services.enforcement.app.timers import Timers
 
 
 async def run_stops(enforce: Enforce) -> None:
@@ -14,6 +15,16 @@ async def run_stops(enforce: Enforce) -> None:
         while await enforce.repeat_due_stops() == BATCH:
             pass
         await asyncio.sleep(enforce.settings.enforcement_stop_poll_seconds)
+
+
+async def run_timers(timers: Timers, interval_seconds: float) -> None:
+    """Remind, and give up what is to be given up, until cancelled."""
+    while True:
+        while await timers.remind_due() == BATCH:
+            pass
+        while await timers.abandon_expired() == BATCH:
+            pass
+        await asyncio.sleep(interval_seconds)
 
 
 async def run_sweep(sweep: Sweep, interval_seconds: float) -> None:

@@ -6,6 +6,7 @@ from services.enforcement.rules.account import AccountKey
 from services.enforcement.rules.deletion import Case
 from services.enforcement.rules.lifecycle import RunKey
 from services.enforcement.rules.resource import Family
+from shared.clock import format_instant
 from shared.events.commands import DeleteCommand, DeleteData, Run, StopCommand, StopData
 from shared.events.enforcement import EnforcementData, EnforcementEvent, EnforcementEventType
 from shared.ids import fact_id, shard_of
@@ -101,6 +102,12 @@ class Messages:
         data = self._case_data(case, None, reason)
         event_id = derive_id(case.case_id, kind, case.changes)
         return self._event(kind, event_id, f"{case.key.region}/{case.key.tenant_id}", case.key, data)
+
+    def reminder(self, case: Case, planned_at_us: int) -> Message:
+        """Named by when it was planned, so that a case never has two of one instant."""
+        event_id = derive_id(case.case_id, "deletion.reminder", format_instant(planned_at_us))
+        data = self._case_data(case, None, None)
+        return self._event("deletion.reminder", event_id, f"{case.key.region}/{case.key.tenant_id}", case.key, data)
 
     def target_event(
         self, kind: EnforcementEventType, case: Case, resource_id: str, attempt: int, reason: str | None = None

@@ -10,6 +10,10 @@ STOPS_OPEN_AGE = Gauge("tollkeeper_enforcement_oldest_open_stop_seconds", "Age o
 CASES = Gauge("tollkeeper_enforcement_deletion_cases", "Deletion cases by state", ["state"])
 DELETE_COMMANDS = Counter("tollkeeper_enforcement_delete_commands", "Delete commands sent, repeats included")
 DELETIONS_FROZEN = Counter("tollkeeper_enforcement_deletions_frozen", "Deletion cases frozen: page a person")
+DELETIONS_ABANDONED = Counter(
+    "tollkeeper_enforcement_deletions_abandoned", "Commanded deletions given up: the account had recovered"
+)
+REMINDERS = Counter("tollkeeper_enforcement_deletion_reminders", "Reminders told of deletions to come")
 DELETIONS_HALTED = Gauge("tollkeeper_enforcement_deletions_halted", "1 while deletions wait for an operator")
 FOREIGN_EVENTS = Counter("tollkeeper_enforcement_foreign_events", "Lifecycle events about somebody else's resource")
 SWEPT_AT = Gauge("tollkeeper_enforcement_swept_at_seconds", "When the last complete sweep of balance ended, Unix time")

@@ -9,8 +9,9 @@ from aiokafka import AIOKafkaProducer
 from services.enforcement.app.deletions import Deletions
 from services.enforcement.app.enforce import Enforce
 from services.enforcement.app.sweep import Sweep
+from services.enforcement.app.timers import Timers
 from services.enforcement.balance_client import BalanceClient
-from services.enforcement.loops import run_stops, run_sweep
+from services.enforcement.loops import run_stops, run_sweep, run_timers
 from services.enforcement.positions import Positions
 from services.enforcement.settings import Settings
 from shared.clock import Clock
@@ -62,6 +63,7 @@ class Service:
         balance = BalanceClient(resources.balance)
         self.sweep = Sweep(self.enforce, balance)
         self.positions = Positions(resources.pool, settings.kafka_bootstrap, settings.topic_prefix, CONSUMED)
+        self.timers = Timers(self.enforce)
         self.deletions = Deletions(self.enforce, balance, self.positions)
 
     def loops(self) -> dict[str, Loop]:
@@ -70,6 +72,7 @@ class Service:
             "relay": self.relay.run,
             "stops": lambda: run_stops(self.enforce),
             "deletions": self.deletions.run,
+            "timers": lambda: run_timers(self.timers, self.settings.enforcement_deletion_poll_seconds),
             "sweep": lambda: run_sweep(self.sweep, self.settings.enforcement_sweep_seconds),
         }
 

@@ -1,6 +1,6 @@
 """Settings of enforcement, read once from the environment (`TOLLKEEPER_…`)."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -29,8 +29,11 @@ class Settings(SharedSettings):
     enforcement_deletion_retry_seconds: float = Field(default=15, gt=0)
     enforcement_deletion_expiry_seconds: int = Field(default=60, ge=1)
     enforcement_deletions_per_hour_max: int = Field(default=1000, ge=0)
-    enforcement_reminder_percent: int = Field(default=50, ge=1, le=99)
+    enforcement_reminder_percents: tuple[Annotated[int, Field(ge=1, le=99)], ...] = (50, 90)
+    enforcement_abandon_seconds: int = Field(default=300, ge=0)
     enforcement_clock_jump_seconds_max: int = Field(default=3600, ge=1)
+    enforcement_gap_seconds_max: int = Field(default=86_400, ge=1)
+    enforcement_clock_error_seconds_max: int = Field(default=60, ge=1)
     enforcement_clock_skew_seconds_max: int = Field(default=60, ge=0)
     enforcement_catch_up_seconds_max: float = Field(default=5, gt=0)
 
@@ -39,4 +42,4 @@ class Settings(SharedSettings):
         return Backoff(self.enforcement_stop_repeat_seconds, self.enforcement_stop_repeat_seconds_max)
 
     def grace_of(self, region: str) -> Grace:
-        return Grace(self.regions[region].grace_seconds, self.enforcement_reminder_percent)
+        return Grace(self.regions[region].grace_seconds, self.enforcement_reminder_percents)

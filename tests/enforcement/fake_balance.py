@@ -13,7 +13,7 @@ from shared.http import problem
 
 @dataclass
 class FakeBalance:
-    """`down` makes every question fail; `refuse_permits` and `refuse_redemptions` answer 409."""
+    """`down` makes every question fail; `refuse_permits` answers 409, and so do redemptions past the allowed number."""
 
     clock: FixedClock
     accounts: dict[AccountKey, Account] = field(default_factory=dict)
@@ -21,7 +21,8 @@ class FakeBalance:
     waiting: int = 0
     down: bool = False
     refuse_permits: bool = False
-    refuse_redemptions: bool = False
+    refuse_redemptions_after: int | None = None
+    ahead_seconds: int = 0
     permits: dict[str, tuple[AccountKey, int, int]] = field(default_factory=dict)
     redeemed: dict[tuple[str, str], int] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -58,7 +59,7 @@ class FakeBalance:
         return problem(404, "no-account", "there is no such account") if account is None else _body(account)
 
     def get_status(self) -> dict[str, Any]:
-        now = format_instant(self.clock.now_us())
+        now = format_instant(self.clock.now_us() + self.ahead_seconds * SECOND_US)
         return {"now": now, "streams": self.streams, "waiting": self.waiting, "positions": {}, "unpublished": 0}
 
     def grant(self, body: dict[str, str]) -> Any:
@@ -78,7 +79,8 @@ class FakeBalance:
         now_us = self.clock.now_us()
         redemption = (permit_id, body["resource_id"])
         stale = self.accounts[key].negative_since_us != since_us or now_us >= expires_at_us
-        if redemption not in self.redeemed and (self.refuse_redemptions or stale):
+        used_up = self.refuse_redemptions_after is not None and len(self.redeemed) >= self.refuse_redemptions_after
+        if redemption not in self.redeemed and (used_up or stale):
             return problem(409, "redemption-refused", "the permit is void")
         redeemed_at_us = self.redeemed.setdefault(redemption, now_us)
         return {

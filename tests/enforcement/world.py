@@ -9,8 +9,12 @@ from typing import Any
 import orjson
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 
+from services.enforcement.handlers import LifecycleFact
 from services.enforcement.rules.account import Account, AccountKey
+from services.enforcement.rules.lifecycle import Fact
+from services.enforcement.rules.resource import Family, ResourceKey
 from services.enforcement.service import Service
+from services.enforcement.store.cases import describe_cases
 from shared.clock import SECOND_US, FixedClock, format_instant
 from shared.topics import ACCOUNT_EVENTS, COMMANDS, ENFORCEMENT_EVENTS, LIFECYCLE
 from tests.enforcement.fake_balance import FakeBalance
@@ -51,6 +55,15 @@ def account_event(seen: Account, time_us: int) -> dict[str, Any]:
     }
 
 
+def happened(
+    verb: str, resource_id: str, at_us: int, event_id: str = "", *, key: AccountKey = ACME, source: str = "platform/vn"
+) -> LifecycleFact:
+    """A lifecycle fact; a resource whose id begins with "vol" is a volume."""
+    family: Family = "volume" if resource_id.startswith("vol") else "container"
+    fact = Fact(verb, at_us, source, event_id or f"{resource_id}-{verb}-{at_us}")
+    return LifecycleFact(ResourceKey(key.region, resource_id, key.tenant_id, family), fact)
+
+
 class World:
     """One service with its loops, and the test's hands on everything around it."""
 
@@ -75,6 +88,36 @@ class World:
 
     async def close(self) -> None:
         await self.stop(*self._tasks)
+
+    async def learn(self, *facts: Account | LifecycleFact) -> None:
+        """Let the service apply facts in one transaction, as a poll of records would; let balance say the same."""
+        for fact in facts:
+            if isinstance(fact, Account):
+                self.balance.set(fact)
+        async with self.service.enforce.unit() as (_, unit):
+            await unit.save(await unit.learn(facts))
+
+    def move(self, seconds: float) -> None:
+        self.clock.set(self.clock.now_us() + round(seconds * SECOND_US))
+
+    async def sent(self, topic: str, *kinds: str) -> list[dict[str, Any]]:
+        """What was decided to be published on a topic, of these types or of all, in its order per account."""
+        rows = await self.fetch("select value from outbox where topic = $1 order by stream, seq", topic)
+        found = [orjson.loads(row["value"]) for row in rows]
+        return [event for event in found if not kinds or event["type"] in kinds]
+
+    async def told(self, *kinds: str) -> list[str]:
+        """The types of the events of enforcement, of these or of all."""
+        return [event["type"] for event in await self.sent(ENFORCEMENT_EVENTS, *kinds)]
+
+    async def deleted(self) -> list[str]:
+        """The resources whose deletion was commanded, once per command."""
+        return [item["subject"] for item in await self.sent(COMMANDS, "container.delete", "volume.delete")]
+
+    async def cases(self, key: AccountKey = ACME) -> list[dict[str, Any]]:
+        """The account's deletion cases as the API describes them."""
+        async with self.service.pool.acquire() as connection:
+            return await describe_cases(connection, key, after="", limit=100)
 
     async def tell_account(self, seen: Account, *, also_balance: bool = True) -> None:
         """Publish what balance says, and let balance answer the same."""
@@ -123,6 +166,16 @@ class World:
 
         settled: bool = await eventually(is_settled, what="everything applied and published")
         assert settled
+
+    async def settle_intake(self) -> None:
+        """Wait until everything that was published is applied."""
+        ends = await self.service.positions.load_ends()
+
+        async def is_applied() -> bool:
+            return not await self.service.positions.count_unseen(ends)
+
+        applied: bool = await eventually(is_applied, what="everything applied")
+        assert applied
 
     async def eventually_commands(self, count: int) -> list[dict[str, Any]]:
         async def enough() -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ class Scene:
         self.accounts[seen.key] = seen
         self.changed_accounts.add(seen.key)
         current = next((case for case in self._cases.values() if case.key == seen.key and case.is_open), None)
-        decision = follow_account(current, seen, grace)
+        decision = follow_account(current, seen, grace, self.now_us)
         if decision.cancel is not None:
             cancelled = replace(decision.cancel, state="cancelled", reason="the account was at or above zero")
             self.change_case(cancelled)
@@ -77,7 +77,15 @@ class Scene:
         before = self._cases.get(case.case_id)
         if before is not None and before.state == "done":
             return
-        self.change_case(case if before is None else replace(case, changes=before.changes))
+        if before is not None:
+            # What was told of it once is not told again.
+            case = replace(
+                case,
+                changes=before.changes,
+                remind_at_us=before.remind_at_us,
+                reminded_at_us=before.reminded_at_us,
+            )
+        self.change_case(case)
         self.messages.append(self.make.case_event("deletion.scheduled", self._cases[case.case_id]))
 
     def change_case(self, case: Case) -> Case:

@@ -8,7 +8,7 @@ from services.enforcement.app.scene import Scene
 from services.enforcement.handlers import LifecycleFact
 from services.enforcement.messages import Messages
 from services.enforcement.rules.account import Account, AccountKey
-from services.enforcement.rules.deletion import Case
+from services.enforcement.rules.deletion import Case, name_case
 from services.enforcement.settings import Settings
 from services.enforcement.store.accounts import lock_accounts, save_accounts
 from services.enforcement.store.breakers import take_allowance
@@ -71,9 +71,7 @@ class Unit:
             scene.add_requests(await load_requests(self._connection, scene.resource_ids))
         if news:
             case_ids = [
-                Case(seen.key, seen.negative_since_us, 0, 0).case_id
-                for seen in news
-                if seen.negative_since_us is not None
+                name_case(seen.key, seen.negative_since_us) for seen in news if seen.negative_since_us is not None
             ]
             keys = sorted({seen.key for seen in news})
             scene.add_cases(await load_cases(self._connection, keys, case_ids))
@@ -101,12 +99,12 @@ class Unit:
         """Resources that are gone end their targets, and a case whose targets are all gone is done."""
         for case_id in await mark_done(self._connection, scene.deleted, self.now_us):
             scene_case = scene.changed_cases.get(case_id) or await load_case(self._connection, case_id)
-            if scene_case is None or scene_case.state != "carrying_out":
+            if scene_case is None or scene_case.state not in {"carrying_out", "frozen"}:
                 continue
             await self.finish_case(scene, scene_case)
 
     async def finish_case(self, scene: Scene, case: Case) -> bool:
-        """End a case that is being carried out, if nothing of it is left."""
+        """End a case that was carried out, if nothing of it is left."""
         gone = {key for key, resource in scene.changed_resources.items() if resource.life.deleted}
         live = [item for item in await load_live(self._connection, case.key) if item.key not in gone]
         unfinished = [target for target in await load_targets(self._connection, case.case_id) if not target.done_at_us]

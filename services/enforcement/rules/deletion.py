@@ -1,6 +1,6 @@
 """When a tenant's resources are deleted. Every doubt freezes; absence of data is never a reason to delete."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.enforcement.rules.account import Account, AccountKey
@@ -11,20 +11,23 @@ CaseState = Literal["scheduled", "plan", "frozen", "carrying_out", "cancelled", 
 
 @dataclass(frozen=True, slots=True)
 class Grace:
-    """From below zero to deletion, and when between them to remind, in percent of it."""
+    """From below zero to deletion, and when between them to remind, in percents of it."""
 
     grace_seconds: int
-    reminder_percent: int = 50
+    reminder_percents: tuple[int, ...] = (50, 90)
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One uninterrupted time below zero of one account, and what comes of it. `changes` counts its events."""
+    """One uninterrupted time below zero of one account, and what comes of it. `changes` counts its events.
+
+    `remind_at_us` is when the next reminder is due, None after the last one.
+    """
 
     key: AccountKey
     negative_since_us: int
     due_at_us: int
-    remind_at_us: int
+    remind_at_us: int | None = None
     state: CaseState = "scheduled"
     reason: str | None = None
     permit_id: str | None = None
@@ -34,7 +37,7 @@ class Case:
 
     @property
     def case_id(self) -> str:
-        return f"{self.key.region}/{self.key.tenant_id}/{format_instant(self.negative_since_us)}"
+        return name_case(self.key, self.negative_since_us)
 
     @property
     def is_open(self) -> bool:
@@ -49,13 +52,17 @@ class CaseDecision:
     schedule: Case | None = None
 
 
-def open_case(key: AccountKey, negative_since_us: int, grace: Grace) -> Case:
-    grace_us = grace.grace_seconds * SECOND_US
-    remind_at_us = negative_since_us + grace_us * grace.reminder_percent // 100
-    return Case(key, negative_since_us, negative_since_us + grace_us, remind_at_us)
+def name_case(key: AccountKey, negative_since_us: int) -> str:
+    return f"{key.region}/{key.tenant_id}/{format_instant(negative_since_us)}"
 
 
-def follow_account(case: Case | None, account: Account, grace: Grace) -> CaseDecision:
+def open_case(key: AccountKey, negative_since_us: int, grace: Grace, now_us: int) -> Case:
+    """A case that begins at `negative_since_us` and is known since now: its opening says what older reminders would."""
+    case = Case(key, negative_since_us, negative_since_us + grace.grace_seconds * SECOND_US)
+    return replace(case, remind_at_us=_next_reminder_us(case, grace, now_us))
+
+
+def follow_account(case: Case | None, account: Account, grace: Grace, now_us: int) -> CaseDecision:
     """What an account's newest saying means for its open case.
 
     `negative_since` alone decides: null cancels whatever the type of the event, another one proves a moment at or
@@ -67,16 +74,43 @@ def follow_account(case: Case | None, account: Account, grace: Grace) -> CaseDec
     cancel = case if case is not None and case.is_open else None
     if since_us is None:
         return CaseDecision(cancel)
-    return CaseDecision(cancel, open_case(account.key, since_us, grace))
+    return CaseDecision(cancel, open_case(account.key, since_us, grace, now_us))
 
 
 def is_due(case: Case, now_us: int) -> bool:
     return case.is_open and now_us >= case.due_at_us
 
 
-def is_reminder_due(case: Case, now_us: int) -> bool:
-    """Once, and not after it is due: then the deletion itself speaks."""
-    return case.is_open and case.reminded_at_us is None and case.remind_at_us <= now_us < case.due_at_us
+@dataclass(frozen=True, slots=True)
+class Reminder:
+    """A reminder to tell now: the instant that it was due names it; `case` is the case with its next one."""
+
+    planned_at_us: int
+    case: Case
+
+
+def remind(case: Case, grace: Grace, now_us: int) -> Reminder | None:
+    """The reminder that is due, if any: of several that were missed the latest alone.
+
+    None for a case that has ended, and from the due time on: then the deletion itself speaks.
+    """
+    planned_us = case.remind_at_us
+    if not case.is_open or planned_us is None or not planned_us <= now_us < case.due_at_us:
+        return None
+    latest_us = max([planned_us, *(at_us for at_us in _reminders_us(case, grace) if at_us <= now_us)])
+    return Reminder(
+        latest_us, replace(case, reminded_at_us=now_us, remind_at_us=_next_reminder_us(case, grace, now_us))
+    )
+
+
+def _reminders_us(case: Case, grace: Grace) -> list[int]:
+    """When to remind, by the case's own grace period: a changed setting does not move a case that is open."""
+    grace_us = case.due_at_us - case.negative_since_us
+    return sorted(case.negative_since_us + grace_us * percent // 100 for percent in grace.reminder_percents)
+
+
+def _next_reminder_us(case: Case, grace: Grace, now_us: int) -> int | None:
+    return next((at_us for at_us in _reminders_us(case, grace) if at_us > now_us), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,24 +32,30 @@ async def load_case(connection: Connection, case_id: str) -> Case | None:
     return None if row is None else _case(row)
 
 
-async def load_due_cases(connection: Connection, now_us: int, limit: int) -> list[Case]:
-    """Open cases at or past their due time that are no mere plan, the longest due first; without a lock."""
+async def load_due_cases(connection: Connection, now_us: int, limit: int, *, but: Sequence[str] = ()) -> list[Case]:
+    """Open cases at or past their due time that are no mere plan, the longest due first; without a lock.
+
+    Those named by `but` are left out: a case that stays frozen must not stand in the way of the others.
+    """
     rows = await connection.fetch(
         f"""
         select {_COLUMNS} from deletion_case c
-        where due_at <= $1 and state not in ('cancelled', 'done', 'plan') order by due_at, case_id limit $2
+        where due_at <= $1 and state not in ('cancelled', 'done', 'plan') and case_id <> all($3::text[])
+        order by due_at, case_id limit $2
         """,  # noqa: S608 - the columns are constant
         now_us,
         limit,
+        list(but),
     )
     return [_case(row) for row in rows]
 
 
 async def load_cases_to_remind(connection: Connection, now_us: int, limit: int) -> list[Case]:
+    """Open cases whose next reminder is due and that are not due themselves; without a lock."""
     rows = await connection.fetch(
         f"""
         select {_COLUMNS} from deletion_case c
-        where remind_at <= $1 and due_at > $1 and reminded_at is null and state not in ('cancelled', 'done')
+        where remind_at <= $1 and due_at > $1 and state not in ('cancelled', 'done')
         order by remind_at, case_id limit $2
         """,  # noqa: S608 - the columns are constant
         now_us,
@@ -66,8 +72,8 @@ async def save_cases(connection: Connection, cases: Sequence[Case], now_us: int)
           reminded_at, state, reason, permit_id, permit_expires_at, changed_at, changes)
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $5, $13)
         on conflict (case_id) do update
-        set reminded_at = excluded.reminded_at, state = excluded.state, reason = excluded.reason,
-            permit_id = excluded.permit_id, permit_expires_at = excluded.permit_expires_at,
+        set remind_at = excluded.remind_at, reminded_at = excluded.reminded_at, state = excluded.state,
+            reason = excluded.reason, permit_id = excluded.permit_id, permit_expires_at = excluded.permit_expires_at,
             changed_at = excluded.changed_at, changes = excluded.changes
         """,
         [
@@ -131,7 +137,7 @@ async def count_cases(connection: Connection) -> dict[str, int]:
     return {row["state"]: row["cases"] for row in rows}
 
 
-_INSTANTS = ("negative_since", "opened_at", "due_at", "reminded_at", "changed_at", "permit_expires_at")
+_INSTANTS = ("negative_since", "opened_at", "due_at", "remind_at", "reminded_at", "changed_at", "permit_expires_at")
 _COLUMNS = """c.case_id, c.region, c.tenant_id, c.negative_since, c.due_at, c.remind_at, c.reminded_at, c.state,
   c.reason, c.permit_id, c.permit_expires_at, c.changes"""
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
+from services.enforcement.rules.account import AccountKey
 from services.enforcement.rules.resource import Family, Resource
 from shared.db import Connection
 
@@ -13,6 +14,7 @@ from shared.db import Connection
 class Target:
     """One resource to delete. `commands` were sent so far, the last is valid until `command_expires_at_us`."""
 
+    account: AccountKey
     case_id: str
     resource_id: str
     family: Family
@@ -38,7 +40,8 @@ async def insert_targets(connection: Connection, case_id: str, resources: Sequen
 async def load_targets(connection: Connection, case_id: str) -> list[Target]:
     """The targets of a case, containers first: a volume may be in use by one."""
     rows = await connection.fetch(
-        "select * from deletion_target where case_id = $1 order by family, resource_id", case_id
+        f"select {_COLUMNS} where t.case_id = $1 order by t.family, t.resource_id",
+        case_id,
     )
     return [_target(row) for row in rows]
 
@@ -78,15 +81,20 @@ async def mark_done(connection: Connection, ids: Sequence[tuple[str, str]], now_
     return sorted({row["case_id"] for row in rows})
 
 
-async def load_targets_to_abandon(connection: Connection, now_us: int, limit: int) -> list[Target]:
-    """Targets of cancelled cases whose last command has expired unconfirmed: nobody will delete them now."""
+async def load_targets_to_abandon(connection: Connection, before_us: int, limit: int) -> list[Target]:
+    """Targets of cancelled cases whose last command expired unconfirmed by `before_us`: nobody will delete them now.
+
+    One that a later case has commanded again is that case's; without a lock.
+    """
     rows = await connection.fetch(
-        """
-        select t.* from deletion_target t join deletion_case c using (case_id)
+        f"""
+        select {_COLUMNS}
         where c.state = 'cancelled' and t.command_expires_at <= $1 and t.done_at is null and t.abandoned_at is null
+          and not exists (select from deletion_target later where later.done_at is null
+            and (later.region, later.resource_id) = (t.region, t.resource_id) and later.commanded_at > t.commanded_at)
         order by t.case_id, t.resource_id limit $2
-        """,
-        now_us,
+        """,  # noqa: S608 - the columns are constant
+        before_us,
         limit,
     )
     return [_target(row) for row in rows]
@@ -106,8 +114,13 @@ async def mark_abandoned(connection: Connection, target: Target, now_us: int) ->
     return status == "UPDATE 1"
 
 
+_COLUMNS = """c.region, c.tenant_id, t.case_id, t.resource_id, t.family, t.commands, t.command_expires_at, t.done_at
+  from deletion_target t join deletion_case c using (case_id)"""
+
+
 def _target(row: asyncpg.Record) -> Target:
     return Target(
+        AccountKey(row["region"], row["tenant_id"]),
         row["case_id"],
         row["resource_id"],
         row["family"],
