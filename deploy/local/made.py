@@ -62,7 +62,7 @@ def find_changes(remembered: Mapping[str, str], wanted: Mapping[str, str]) -> li
         ]
     shards = [env.get("TOLLKEEPER_SHARDS") or DEFAULTS["TOLLKEEPER_SHARDS"] for env in (remembered, wanted)]
     if shards[0] != shards[1]:
-        changes.append(Change("the number of shards", *shards))
+        changes.append(Change("the number of shards", shards[0], shards[1]))
     return changes
 
 
