@@ -1,0 +1,1 @@
+"""Receipts on paper: the same lines as a page and as a PDF."""
