@@ -1,27 +1,72 @@
-"""Payment providers behind one port. Only the modules of this package know a provider's names, units and signatures."""
+"""The port to payment providers: what payment asks of one, and what one says.
+
+`stripe.py` and `vnpay.py` implement it; nothing else imports a provider's library or knows its units, codes and clocks.
+Each of the two also reads what its provider sends by itself:
+
+    stripe.verify_webhook(body: bytes, signature: str, secrets: Sequence[str], now_us: int) -> None
+    stripe.read_event(body: bytes) -> Notice
+    vnpay.read_callback(query: str, secrets: Sequence[str]) -> Notice      # the raw query string; IPN and return page
+
+`verify_webhook` and `read_callback` raise BadSignature; `read_event` and `read_callback` raise Unreadable for a
+genuine message without the fields that it must have. `open_stripe(settings)` and `open_vnpay(settings, clock)` give
+the Provider, or None where settings hold no key for it.
+"""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
-from services.payment.rules.facts import Fact, Money, Provider, Refunded, RefundFailed
+from services.payment.rules.facts import Fact, Money, SavedCard
 from shared.errors import Refusal
+
+ProviderName = Literal["stripe", "vnpay"]
 
 
 class ProviderRefusal(Refusal):
-    """The provider says no to what we asked. `detail` is fit for the caller: no secret and no personal detail."""
+    """The provider refused for good; `detail` is its own reason, without secrets and without personal details."""
 
-    def __init__(self, code: str, detail: str) -> None:
-        super().__init__(code, detail, status=422)
+    def __init__(self, code: str, detail: str, **extra: object) -> None:
+        super().__init__(code, detail, status=422, **extra)
 
 
-class BadSignatureError(Exception):
-    """A callback that the provider did not sign, or signed too long ago: nobody's word."""
+class BadSignature(Refusal):
+    """A callback that its provider did not sign, or signed too long ago."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("invalid-signature", detail, status=400)
+
+
+class Unreadable(Refusal):
+    """A signed callback that lacks what it must have."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("unreadable-callback", detail, status=400)
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One callback, read. `event_id` names it for ever: the same result delivered again has the same id.
+
+    Stripe: `event_id` is the Event's; `region` and `order_id` are the marks of our metadata, None where it has none.
+    Facts about a payment (refunds, disputes) need no marks: they name it by id. Facts that name an order name `order_id`.
+    VNPay: `event_id` is "<TxnRef>:<TransactionNo>:<ResponseCode>:<TransactionStatus>", `region` is None, `order_id`
+    comes from TxnRef (None where it is none of ours) and `money` is the amount it states, also where nothing was paid.
+    """
+
+    event_id: str
+    type: str
+    region: str | None
+    order_id: str | None
+    facts: tuple[Fact, ...]
+    money: Money | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PageOrder:
-    """What a payment page is opened for. `return_url` is where the customer comes back to, for display only."""
+    """An order whose page is to be opened. `bank_code` is VNPay's, `save_card` Stripe's (consent was given).
+
+    `return_url` is payment's public address without a trailing slash; the provider's return path is added to it.
+    """
 
     order_id: str
     region: str
@@ -29,17 +74,17 @@ class PageOrder:
     money: Money
     created_at_us: int
     expires_at_us: int
-    payer_ip: str
     return_url: str
-    locale: str = "en"
-    email: str = ""
-    bank_code: str = ""
-    save_method: bool = False
+    payer_ip: str
+    locale: str | None = None
+    email: str | None = None
+    bank_code: str | None = None
+    save_card: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Where the customer pays. `reference` is the provider's name of it (Stripe: session) or ours (VNPay: TxnRef)."""
+    """Where the customer pays, and what the provider calls it (a session's id; VNPay: TxnRef)."""
 
     url: str
     reference: str
@@ -47,91 +92,85 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class AskedOrder:
-    """An order that the provider is asked about. `payment_id` is set where one was captured."""
-
-    order_id: str
-    region: str
-    reference: str
-    created_at_us: int
-    payment_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RefundRequest:
-    """A refund to send, `whole` if nothing is left after it. `request_id` comes of the operator's idempotency key."""
-
-    request_id: str
-    payment_id: str
-    order_id: str
-    order_created_at_us: int
-    money: Money
-    whole: bool
-    actor: str
-
-
-@dataclass(frozen=True, slots=True)
-class SavedCharge:
-    """A charge of a saved card, without the customer there. `order_id` is the attempt's own order."""
+    """An order to ask about. `reference` as in Page, or an intent's id; None when no page was opened."""
 
     order_id: str
     region: str
     tenant_id: str
     money: Money
-    customer: str
-    payment_method: str
+    created_at_us: int
+    reference: str | None
+    payment_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RefundOrder:
+    """A refund to send. `request_id` is derived from the refund's fact: [A-Za-z0-9]{1,32}, the same at every attempt.
+
+    Stripe takes it as idempotency key, VNPay as RequestId: the refund's id is "vnpay:<request_id>" there.
+    `paid` is what the payment brought in all: the whole of it is a full refund.
+    """
+
+    request_id: str
+    region: str
+    order_id: str
+    payment_id: str
+    money: Money
+    paid: Money
+    order_created_at_us: int
+    at_us: int
+    actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCharge:
+    """A charge to a saved card without the customer (automatic top-up). `request_id` as in RefundOrder."""
+
+    request_id: str
+    order_id: str
+    region: str
+    tenant_id: str
+    money: Money
+    card: SavedCard
 
 
 @dataclass(frozen=True, slots=True)
 class NeedsCustomer:
-    """The bank wants to see the customer."""
+    """The bank wants the customer present; `reference` is the intent that waits."""
 
     order_id: str
+    reference: str
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Notice:
-    """A webhook that was verified and read. `marked` says that it carries our region and order; others are foreign.
+class Provider(Protocol):
+    """A payment provider. Every method raises ProviderRefusal (for good) or TransientFault (ask again)."""
 
-    Facts about refunds and disputes carry no marks: whether the payment is ours is known by its id alone.
-    """
-
-    provider: Provider
-    event_id: str
-    event_type: str
-    marked: bool
-    region: str | None
-    order_id: str | None
-    facts: Sequence[Fact]
-
-
-class PaymentProvider(Protocol):
-    """What payment asks of a provider. Every call may raise ProviderRefusal or TransientFault, and nothing else."""
-
-    name: Provider
+    @property
+    def name(self) -> ProviderName: ...
 
     async def open_page(self, order: PageOrder) -> Page:
-        """Open the page; the same order gets the same page again."""
+        """Open the page where the order is paid; repeated for the same order it answers the same page."""
         ...
 
-    async def look_up(self, order: AskedOrder) -> list[Fact]:
-        """Everything that the provider knows of an order now, refunds and disputes too; [] while it is open."""
+    async def look_up(self, order: AskedOrder) -> Sequence[Fact]:
+        """What the provider knows of an order now; nothing means still open."""
         ...
 
-    async def refund(self, request: RefundRequest) -> Refunded | RefundFailed:
-        """Send a refund; the same `request_id` is one refund however often it is sent."""
+    async def refund(self, refund: RefundOrder) -> Fact:
+        """Send money back: Refunded (pending or succeeded) or RefundFailed."""
+        ...
+
+    async def charge_saved(self, charge: SavedCharge) -> Fact | NeedsCustomer:
+        """Charge a saved card: Paid, Declined, Attempted, or the customer is needed."""
         ...
 
     async def expire(self, order: AskedOrder) -> None:
-        """Take no payment for this order any more, where the provider can promise that."""
+        """Close the order's page, so that nothing can be paid on it any more."""
         ...
 
-
-class SavedMethodProvider(PaymentProvider, Protocol):
-    """A provider that can charge a saved card and list what it told us."""
-
-    async def charge_saved(self, charge: SavedCharge) -> list[Fact] | NeedsCustomer: ...
-
-    def list_events(self, since_us: int) -> AsyncIterator[Notice]:
-        """Events of the last days, oldest first, as webhooks would have brought them."""
+    def list_events(self, since_us: int) -> AsyncIterator[bytes]:
+        """Events since an instant, oldest first, as the bodies that a webhook would carry."""
         ...
+
+    async def close(self) -> None: ...

@@ -1,96 +1,100 @@
-"""What a provider says of money, in one language for all providers.
+"""Facts: what a payment provider says, in one language, whoever says it and however it came.
 
-Provider-specific code makes these of webhooks, answers and look-ups; `rules/orders.py` decides what they mean. Amounts
-are micros of the payment's own currency.
+A webhook, an IPN, an answer to a question, and an operator's settlement all become these before anything is decided.
+Amounts are micros of a currency, also of currencies without decimals; a provider's minor units end at its edge.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
-
-from shared.events.payments import Provider
-
-DisputeOutcome = Literal["won", "lost"]
 
 
 @dataclass(frozen=True, slots=True)
 class Money:
+    """`amount_micros` millionths of one unit of `currency` (ISO 4217, upper case): 50.00 USD is 50_000_000."""
+
     amount_micros: int
     currency: str
 
 
 @dataclass(frozen=True, slots=True)
 class Payer:
-    """Personal: kept in payment's database and on the receipt, never in a log or an event."""
+    """Who paid, as the provider says. Personal: kept in payment's database and on the receipt, nowhere else."""
 
-    name: str = ""
-    email: str = ""
+    name: str | None = None
+    email: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCard:
+    """What the provider calls a card that the customer let us charge later: references, never card data."""
+
+    customer: str
+    method: str
 
 
 @dataclass(frozen=True, slots=True)
 class Paid:
-    """Money was received. `payment_id` names the payment for ever; `reference` is what a receipt calls it.
+    """A verified success: `money` is at the provider under `payment_id`.
 
-    `order_id` is None where the provider does not say for which order. `saved_method` is what the customer agreed to
-    be charged by later: (customer, payment method).
+    `order_id` is None where the provider names no order of ours. `reference` is what a receipt names to the customer.
     """
 
-    payment_id: str
     order_id: str | None
+    payment_id: str
     money: Money
     at_us: int
+    payer: Payer | None
     reference: str
-    payer: Payer = field(default_factory=Payer)
-    saved_method: tuple[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Attempted:
-    """The customer tried; the outcome is open."""
-
-    order_id: str
-    reason: str
+    saved_card: SavedCard | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """An attempt was refused. After a `final` one the provider takes no other for this order."""
+    """An attempt was refused. Unless `final`, the customer may try again on the same page."""
 
     order_id: str
-    reason: str
+    reason_code: str
     final: bool
 
 
 @dataclass(frozen=True, slots=True)
+class Attempted:
+    """The customer tried something whose outcome is open, such as a bank debit that takes days."""
+
+    order_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Expired:
-    """The provider takes no payment for this order any more, and has none."""
+    """The provider closed the order's page unpaid."""
 
     order_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Refunded:
-    """Money goes back to the payer, or is back already. `request_id` is our own, where the refund is ours."""
+    """`money` goes back, or went. A pending refund counts as gone: the provider has taken it from us."""
 
     payment_id: str
     refund_id: str
     money: Money
-    request_id: str | None = None
+    state: Literal["pending", "succeeded"]
 
 
 @dataclass(frozen=True, slots=True)
 class RefundFailed:
-    """A refund came to nothing: the money is with us."""
+    """A refund did not go through after all: its money is ours again. `reason` is the provider's code."""
 
     payment_id: str
     refund_id: str
     money: Money
     reason: str
-    request_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Disputed:
-    """A payer disputes a payment; with `withdrawn` the provider has taken the money from us."""
+    """The customer's bank contests a payment; `withdrawn` when the provider took the money from us with it."""
 
     payment_id: str
     dispute_id: str
@@ -100,32 +104,15 @@ class Disputed:
 
 @dataclass(frozen=True, slots=True)
 class DisputeClosed:
-    """A dispute is over. Won: what was withdrawn is ours again. Lost: it is gone."""
+    """A dispute ended. `withdrawn` says where its money is now: True at the bank, False with us."""
 
     payment_id: str
     dispute_id: str
+    outcome: Literal["won", "lost"]
     money: Money
-    outcome: DisputeOutcome
+    withdrawn: bool
 
 
-OrderFact = Attempted | Declined | Expired
-ReversalFact = Refunded | RefundFailed | Disputed | DisputeClosed
-Fact = Paid | OrderFact | ReversalFact
-
-__all__ = [
-    "Attempted",
-    "Declined",
-    "DisputeClosed",
-    "DisputeOutcome",
-    "Disputed",
-    "Expired",
-    "Fact",
-    "Money",
-    "OrderFact",
-    "Paid",
-    "Payer",
-    "Provider",
-    "RefundFailed",
-    "Refunded",
-    "ReversalFact",
-]
+OrderFact = Paid | Declined | Attempted | Expired
+PaymentFact = Refunded | RefundFailed | Disputed | DisputeClosed
+Fact = OrderFact | PaymentFact
