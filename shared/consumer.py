@@ -19,6 +19,7 @@ from shared.db import TRANSIENT, Connection, Pool, transaction
 from shared.dead_letters import DeadRecord, insert_dead_letters, lock_dead_letter, mark_replayed
 from shared.errors import Corruption, RecordError, Refusal, TransientFault
 from shared.kafka import Record, describe_topics
+from shared.lenient_records import read_any_header_name
 from shared.log import get_logger
 
 logger = get_logger(__name__)
@@ -93,6 +94,7 @@ class OffsetConsumer:
         if missing:
             raise TransientFault(f"topics do not exist yet: {missing}")
         self._topic_ids = {topic: described[self._prefix + topic].topic_id for topic in self._topics}
+        read_any_header_name()
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             group_id=self._group,
