@@ -5,8 +5,8 @@ import binascii
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Header, Query, Response
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Header, Path, Query, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.balance.app.accounts import Accounts, AdjustmentRequest
 from services.balance.app.permits import Permits
@@ -20,9 +20,24 @@ from shared.db import Connection, Pool, transaction
 from shared.errors import Refusal
 from shared.events.charges import decompress
 from shared.events.cloudevents import Identifier, Instant, Micros, RegionName, TenantId
+from shared.money import AMOUNT_MICROS_MAX
 
 PAGE_MAX = 1000
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
+# No wider than the columns that they are compared with.
+Bound = Annotated[int | None, Query(ge=-AMOUNT_MICROS_MAX - 1, le=AMOUNT_MICROS_MAX)]
+Shard = Annotated[int, Path(ge=0, le=2**31 - 1)]
+Seq = Annotated[int, Path(ge=0, le=2**63 - 1)]
+
+
+def _refuse_nul(text: str) -> str:
+    """No text in PostgreSQL holds U+0000."""
+    if "\0" in text:
+        raise ValueError("must not hold U+0000")
+    return text
+
+
+Words = Annotated[str, Field(min_length=1), AfterValidator(_refuse_nul)]
 
 
 class AdjustmentBody(BaseModel):
@@ -31,8 +46,8 @@ class AdjustmentBody(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     amount_micros: Micros
-    reason: Annotated[str, Field(min_length=1, max_length=2000)]
-    actor: Annotated[str, Field(min_length=1, max_length=200)]
+    reason: Annotated[Words, Field(max_length=2000)]
+    actor: Annotated[Words, Field(max_length=200)]
 
 
 class PermitBody(BaseModel):
@@ -77,7 +92,7 @@ class BalanceApi:
         return {"now": format_instant(self._clock.now_us()), **status}
 
     async def list_accounts(
-        self, balance_at_most_micros: int | None = None, after: str | None = None, limit: Limit = 100
+        self, balance_at_most_micros: Bound = None, after: str | None = None, limit: Limit = 100
     ) -> dict[str, Any]:
         """A page of accounts; `next` is the cursor of the next one, or null."""
         async with transaction(self._pool) as connection:
@@ -93,7 +108,7 @@ class BalanceApi:
         response.status_code = 201 if is_new else 200
         return _describe(account)
 
-    async def account(self, region: str, tenant_id: str) -> dict[str, Any]:
+    async def account(self, region: RegionName, tenant_id: TenantId) -> dict[str, Any]:
         async with transaction(self._pool) as connection:
             return _describe(await _require(connection, region, tenant_id))
 
@@ -111,7 +126,7 @@ class BalanceApi:
         return _describe_adjustment(await self._accounts.adjust(region, tenant_id, request))
 
     async def entries(
-        self, region: str, tenant_id: str, after: str | None = None, limit: Limit = 100
+        self, region: RegionName, tenant_id: TenantId, after: str | None = None, limit: Limit = 100
     ) -> dict[str, Any]:
         """A page of the account's entries, oldest first."""
         async with transaction(self._pool) as connection:
@@ -120,7 +135,7 @@ class BalanceApi:
         last = found[-1]["entry_number"] if len(found) == limit else None
         return {"entries": found, "next": _write_cursor(last)}
 
-    async def evidence(self, shard: int, seq: int) -> Any:  # noqa: ANN401 - the stored document as it is
+    async def evidence(self, shard: Shard, seq: Seq) -> Any:  # noqa: ANN401 - the stored document as it is
         """A posted charge batch, from the stored bytes."""
         async with transaction(self._pool) as connection:
             value = await load_evidence(connection, shard, seq)
@@ -134,7 +149,7 @@ class BalanceApi:
             await self._permits.grant(body.region, body.tenant_id, body.negative_since, body.due_at)
         )
 
-    async def redeem(self, permit_id: str, body: RedemptionBody) -> dict[str, str]:
+    async def redeem(self, permit_id: Identifier, body: RedemptionBody) -> dict[str, str]:
         """Use a permit for one resource, immediately before it is deleted."""
         permit, redemption = await self._permits.redeem(permit_id, body.resource_id)
         return {
@@ -197,6 +212,13 @@ def _read_cursor(cursor: str | None) -> int:
     if cursor is None:
         return 0
     try:
-        return int(base64.urlsafe_b64decode(cursor).decode("ascii"))
+        key = int(base64.urlsafe_b64decode(cursor).decode("ascii"))
     except (binascii.Error, ValueError) as error:
-        raise Refusal("invalid-cursor", "`after` is the `next` of the page before", status=422) from error
+        raise _bad_cursor() from error
+    if not 0 <= key <= AMOUNT_MICROS_MAX:
+        raise _bad_cursor()
+    return key
+
+
+def _bad_cursor() -> Refusal:
+    return Refusal("invalid-cursor", "`after` is the `next` of the page before", status=422)

@@ -94,9 +94,7 @@ def _read_cursor(cursor: str) -> RowKey:
         format_instant(hour_us)
     except (binascii.Error, ValueError, TypeError, OverflowError) as error:
         raise _bad_cursor() from error
-    if not (isinstance(hour_us, int) and isinstance(resource_id, str) and isinstance(kind, str)) or "\0" in (
-        resource_id + kind
-    ):
+    if [type(part) for part in found] != [int, str, str] or "\0" in resource_id + kind:
         raise _bad_cursor()
     return hour_us, resource_id, kind
 

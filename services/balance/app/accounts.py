@@ -16,6 +16,7 @@ from shared.clock import Clock
 from shared.db import Connection, Pool
 from shared.errors import Refusal
 from shared.ids import content_hash, shard_of
+from shared.money import AMOUNT_MICROS_MAX
 from shared.outbox import append_messages
 from shared.settings import SharedSettings
 
@@ -77,6 +78,7 @@ class Accounts:
         *,
         is_new: bool,
     ) -> Adjustment:
+        _check_range(account.standing.balance_micros, request.amount_micros)
         burn_micros = account.standing.burn_micros_per_hour
         key = request.idempotency_key
         movement = Movement(request.amount_micros, key, "adjustment")
@@ -112,3 +114,9 @@ class Accounts:
         currency = self._settings.regions[region].currency
         [account] = await insert_accounts(connection, [Opening(region, tenant_id, shard, currency, opened_at_us)])
         return account, True
+
+
+def _check_range(balance_micros: int, amount_micros: int) -> None:
+    """Refuse what no ledger column can hold, before or after."""
+    if max(abs(amount_micros), abs(balance_micros + amount_micros)) > AMOUNT_MICROS_MAX:
+        raise Refusal("out-of-range", f"no amount or balance may go beyond {AMOUNT_MICROS_MAX} micros", status=422)

@@ -1,0 +1,197 @@
+"""Balance's HTTP on a real database: what is refused is refused with a reason, whatever comes in."""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from services.balance.api import BalanceApi
+from services.balance.api_hours import HoursApi
+from services.balance.app.hours import Hours
+from shared.clock import HOUR_US
+from shared.http import create_api
+from tests.balance.batches import charges, encode, make_batch, tenants_of
+from tests.balance.books import GRACE_US, START_US, Books
+
+MAX = 2**63 - 1
+START = "2027-01-15T08:00:00Z"
+
+
+@pytest.fixture
+async def http(books: Books) -> AsyncIterator[httpx.AsyncClient]:
+    api = create_api("test", readiness=dict)
+    api.include_router(BalanceApi(books.pool, books.clock, books.accounts, books.permits).router)
+    api.include_router(HoursApi(Hours(books.pool, books.clock)).router)
+    # An unexpected error shall be seen as its answer, 500, as a caller would see it.
+    transport = httpx.ASGITransport(api, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://balance/v1") as client:
+        yield client
+
+
+async def adjust(
+    http: httpx.AsyncClient, amount: object, key: str, *, path: str = "vn/acme", **fields: object
+) -> httpx.Response:
+    body = {"amount_micros": amount, "reason": "test", "actor": "operator", **fields}
+    return await http.post(f"/accounts/{path}/adjustments", json=body, headers={"idempotency-key": key})
+
+
+def refused(answer: httpx.Response, status: int, code: str) -> bool:
+    assert answer.headers["content-type"] == "application/problem+json", answer.text
+    found: dict[str, Any] = answer.json()
+    assert (answer.status_code, found["type"]) == (status, f"urn:tollkeeper:problem:{code}"), answer.text
+    return True
+
+
+async def test_a_key_used_again_answers_the_same_and_refuses_another_body(
+    books: Books, http: httpx.AsyncClient
+) -> None:
+    first = await adjust(http, 100, "k1")
+    assert (first.status_code, first.json()["balance_micros"]) == (201, 100)
+    await adjust(http, 5, "k2")
+    assert (await adjust(http, 100, "k1")).json() == first.json()
+    for fields in ({"amount": 101}, {"reason": "another"}, {"actor": "another"}):
+        amount = fields.pop("amount", 100)
+        assert refused(await adjust(http, amount, "k1", **fields), 409, "idempotency-key-reused")
+    # A key is the account's own.
+    assert (await adjust(http, 7, "k1", path="vn/other")).json()["balance_micros"] == 7
+    assert await books.balance("acme") == 105
+    assert await books.audit() == []
+
+
+async def test_copies_at_once_are_one_entry(books: Books, http: httpx.AsyncClient) -> None:
+    answers = await asyncio.gather(*(adjust(http, 100, "k1") for _ in range(12)))
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.text for answer in answers}) == 1
+    assert await books.rows("select count(*) from entry") == [(1,)]
+    assert await books.told("acme") == ["opened", "credited"]
+    assert await books.audit() == []
+
+
+async def test_amounts_reach_as_far_as_the_ledger_and_no_further(books: Books, http: httpx.AsyncClient) -> None:
+    for amount in (MAX + 1, -MAX - 2, 10**30, 0, "5", 1.5, None, True):
+        assert refused(await adjust(http, amount, "bad"), 422, "empty-adjustment" if amount == 0 else "invalid-request")
+    assert refused(await adjust(http, -MAX - 1, "min"), 422, "out-of-range")
+    assert (await adjust(http, MAX, "k1")).json()["balance_micros"] == MAX
+    assert refused(await adjust(http, 1, "k2"), 422, "out-of-range")
+    assert (await adjust(http, -MAX, "k3")).json()["balance_micros"] == 0
+    assert (await adjust(http, -MAX, "k4")).json()["balance_micros"] == -MAX
+    assert refused(await adjust(http, -2, "k5"), 422, "out-of-range")
+    assert (await adjust(http, MAX, "k1")).json()["balance_micros"] == MAX, "a repeat moves nothing"
+    assert await books.audit() == []
+
+
+async def test_a_region_of_another_deployment_is_refused(books: Books, http: httpx.AsyncClient) -> None:
+    assert refused(await http.put("/accounts/us/acme"), 404, "unknown-region")
+    assert refused(await adjust(http, 1, "k1", path="us/acme"), 404, "unknown-region")
+    for tail in ("", "/entries", "/hours", "/hours.csv"):
+        assert refused(await http.get(f"/accounts/us/acme{tail}"), 404, "account-not-found")
+    assert await books.rows("select count(*) from account") == [(0,)]
+
+
+@pytest.mark.parametrize("name", ["%00", "a%00b", "a b", "%C3%A9", "-a", "a" * 65, "a%0Ab", "'%3B--", "%FF", "a%2Fb"])
+async def test_a_name_that_can_not_be_is_refused_everywhere(books: Books, http: httpx.AsyncClient, name: str) -> None:
+    answers = [await http.put(f"/accounts/vn/{name}"), await adjust(http, 1, "k1", path=f"vn/{name}")]
+    answers += [await http.get(f"/accounts/vn/{name}{tail}") for tail in ("", "/entries", "/hours", "/hours.csv")]
+    answers += [await http.get(f"/accounts/{name}/acme")]
+    since = {"negative_since": START, "due_at": START}
+    answers += [await http.post("/deletion-permits", json={"region": "vn", "tenant_id": name, **since})]
+    answers += [await http.post(f"/deletion-permits/{name}/redemptions", json={"resource_id": "ctr-1"})]
+    assert {answer.status_code for answer in answers} <= {404, 405, 422}, [answer.text for answer in answers]
+    assert await books.rows("select count(*) from account") == [(0,)]
+
+
+def cursor(text: str) -> str:
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+BAD_CURSORS = ["x", "%00", "é", cursor("abc"), cursor("1" * 30), cursor("1" * 5000), cursor("-9" + "9" * 30)]
+BAD_HOUR_CURSORS = [
+    cursor(text) for text in ("7", "[]", '[1,"a"]', '["1","a","b"]', '[1e9,"a","b"]', f'[{10**18},"a","b"]', "null")
+] + [cursor('[1800000000000000,"a\\u0000","gpu"]'), cursor("[1,2,3]"), cursor("{}"), cursor('[true,"a","b"]')]
+
+
+async def test_a_cursor_that_nobody_gave_is_refused(http: httpx.AsyncClient) -> None:
+    await adjust(http, 1, "k1")
+    for after in BAD_CURSORS:
+        for path in ("/accounts", "/accounts/vn/acme/entries", "/accounts/vn/acme/hours"):
+            assert refused(await http.get(path, params={"after": after}), 422, "invalid-cursor"), after
+    for after in BAD_HOUR_CURSORS:
+        assert refused(await http.get("/accounts/vn/acme/hours", params={"after": after}), 422, "invalid-cursor"), after
+
+
+async def test_what_no_column_holds_is_refused(http: httpx.AsyncClient) -> None:
+    await adjust(http, 1, "k1")
+    paths = [f"/accounts?balance_at_most_micros={MAX + 1}", f"/accounts?balance_at_most_micros={-MAX - 2}"]
+    paths += ["/accounts?limit=0", "/accounts?limit=1001", f"/evidence/{2**31}/1", f"/evidence/0/{MAX + 1}"]
+    paths += ["/evidence/-1/1", "/accounts/vn/acme/hours?from=now", "/accounts/vn/acme/hours?to=9999-99-99T00:00:00Z"]
+    for path in paths:
+        assert refused(await http.get(path), 422, "invalid-request"), path
+    assert refused(await http.get("/accounts/vn/acme/hours?from=2027-01-15T08:30:00Z"), 422, "not-on-the-hour")
+    assert refused(await http.get("/evidence/0/1"), 404, "evidence-not-found")
+    for fields in ({"reason": "a\0"}, {"actor": "\0"}, {"reason": ""}, {"more": 1}):
+        assert refused(await adjust(http, 1, "k2", **fields), 422, "invalid-request"), fields
+    raw = b'{"amount_micros": 1, "actor": "a", "reason": "\\ud800"}'
+    answer = await http.post("/accounts/vn/acme/adjustments", content=raw, headers={"idempotency-key": "k2"})
+    assert refused(answer, 422, "invalid-request")
+    assert refused(await http.post("/accounts/vn/acme/adjustments", json={}), 422, "invalid-request")
+    far = await http.get("/accounts/vn/acme/hours?from=0001-01-01T00:00:00Z&to=9999-12-31T23:00:00Z")
+    assert (far.status_code, far.json()["hours"]) == (200, [])
+
+
+async def test_pages_of_entries_and_accounts_go_on_where_they_ended(http: httpx.AsyncClient) -> None:
+    for number in range(1, 8):
+        await adjust(http, number, f"k{number}")
+        await http.put(f"/accounts/jp/t{number}")
+    for path, name in (("/accounts/vn/acme/entries", "entries"), ("/accounts", "accounts")):
+        whole = (await http.get(path)).json()[name]
+        found: list[object] = []
+        after: dict[str, str] = {}
+        while True:
+            page = (await http.get(path, params={"limit": 3, **after})).json()
+            found += page[name]
+            if page["next"] is None:
+                break
+            after = {"after": page["next"]}
+        assert found == whole
+        assert len(whole) == (7 if name == "entries" else 8)
+
+
+async def test_hours_are_answered_in_pages_and_as_csv(books: Books, http: httpx.AsyncClient) -> None:
+    [tenant] = tenants_of(1, 1)
+    await books.post(encode(make_batch(1, 1, [charges(tenant, [("gpu", "charge", 5), ("storage", "charge", 2)])])))
+    path = f"/accounts/vn/{tenant}/hours"
+    first = (await http.get(path, params={"limit": 1})).json()
+    row = {"hour": START, "resource_id": f"ctr-{tenant}", "kind": "gpu", "slots": 1, "amount_micros": 5, "open": True}
+    assert first["hours"] == [row]
+    kinds = [{"kind": "gpu", "slots": 1, "amount_micros": 5}, {"kind": "storage", "slots": 1, "amount_micros": 2}]
+    assert first["totals"] == {"amount_micros": 7, "kinds": kinds}
+    second = (await http.get(path, params={"limit": 1, "after": first["next"]})).json()
+    assert [row["amount_micros"] for row in second["hours"]] == [2]
+    assert (second["next"], second["totals"]) == (None, None)
+    assert (first["from"], first["to"]) == (START, "2027-01-15T09:00:00Z")
+    csv = await http.get(f"{path}.csv", params={"from": START})
+    assert csv.headers["content-type"].startswith("text/csv")
+    assert len(csv.text.splitlines()) == 3
+    later = await http.get(path, params={"from": "2027-01-15T09:00:00Z"})
+    assert (later.json()["hours"], later.json()["totals"]["amount_micros"]) == ([], 0)
+
+
+async def test_a_permit_is_granted_and_redeemed(books: Books, http: httpx.AsyncClient) -> None:
+    await adjust(http, -1, "k1")
+    since = (await http.get("/accounts/vn/acme")).json()["negative_since"]
+    books.clock.set(START_US + GRACE_US)
+    body = {"region": "vn", "tenant_id": "acme", "negative_since": since, "due_at": "2027-01-16T08:00:00Z"}
+    granted = await http.post("/deletion-permits", json=body)
+    assert (granted.status_code, granted.json()["expires_at"]) == (201, "2027-01-16T08:01:00Z")
+    path = f"/deletion-permits/{granted.json()['permit_id']}/redemptions"
+    assert (await http.post(path, json={"resource_id": "ctr-1"})).json()["redeemed_at"] == "2027-01-16T08:00:00Z"
+    for resource_id in ("", "a\0", "x" * 201, 5):
+        assert refused(await http.post(path, json={"resource_id": resource_id}), 422, "invalid-request")
+    assert refused(
+        await http.post("/deletion-permits/none/redemptions", json={"resource_id": "a"}), 404, "permit-not-found"
+    )
+    books.clock.set(START_US + GRACE_US + HOUR_US)
+    assert refused(await http.post(path, json={"resource_id": "ctr-2"}), 409, "permit-expired")
