@@ -53,12 +53,16 @@ EntryRow = tuple[int, int, int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """All that a transaction posts, accounts ascending; rows are tuples, because there are very many."""
+    """All that a transaction posts, accounts ascending; rows are tuples, because there are very many.
+
+    `restless` are accounts whose burn changes within it: at its end alone one does not see whether they were low.
+    """
 
     sides: Sequence[Side]
     causes: Sequence[Cause]
     accounts: list[AccountMove]
     entries: list[EntryRow]
+    restless: Sequence[int] = ()
 
     def chain_lines(self, places: int) -> list[list[str]]:
         """The chain's lines, per place."""
@@ -97,6 +101,7 @@ def lay_out(parts: list[Part], causes: Sequence[Cause], table: SideTable) -> Pos
     parts.sort(key=_BY_ACCOUNT)
     accounts: list[AccountMove] = []
     entries: list[EntryRow] = []
+    restless: list[int] = []
     indexes = table.indexes
     index = 0
     while index < len(parts):
@@ -116,10 +121,13 @@ def lay_out(parts: list[Part], causes: Sequence[Cause], table: SideTable) -> Pos
             index += 1
             if index == len(parts) or parts[index][0] != account_id:
                 break
+            burn_micros = account.burn_micros_per_hour
             _, cause, account = parts[index]
+            if account.burn_micros_per_hour != burn_micros:
+                restless.append(account_id)
         burn_micros = account.burn_micros_per_hour
         accounts.append((account_id, change_micros, ordinal, favours, burn_micros, causes[cause].place))
-    return Posting(table.sides, causes, accounts, entries)
+    return Posting(table.sides, causes, accounts, entries, restless)
 
 
 def adjust(account_id: int, amount_micros: int, idempotency_key: str, burn_micros_per_hour: int) -> Posting:

@@ -13,7 +13,8 @@ from shared.db import Connection, day_of
 # are the fence, because an account has one shard and whoever takes several accounts holds their shards' heads first.
 #
 # Answered are only accounts for which something may have to be told. Nothing is when an account in `ok` stays above its
-# burn, one in `low` was told and stays in it, or one below zero sinks further: in all three without a credit.
+# burn, one in `low` was told and was in it from the start, or one below zero sinks further: in all three without a
+# credit and with one burn throughout, so that the first and the last balance say all about those between.
 _POST = """
 with moved as (
   select * from unnest($1::bigint[], $2::bigint[], $3::int[], $4::int[], $5::bigint[], $6::int[])
@@ -39,9 +40,9 @@ with moved as (
     on c.number = e.cause
 )
 select * from updated u
-where not (u.credited = 0 and (
+where u.account_id = any($22::bigint[]) or not (u.credited = 0 and (
   (u.state = 'ok' and u.balance > 0 and u.balance >= u.burn)
-  or (u.state = 'low' and u.low_told and u.balance > 0 and u.balance - u.burn < u.burn / 4)
+  or (u.state = 'low' and u.low_told and u.balance > 0 and u.balance_before - u.burn < u.burn / 4)
   or (u.state = 'negative' and u.balance < 0)
 ))
 """
@@ -96,6 +97,7 @@ async def post_entries(connection: Connection, posting: Posting, places: Sequenc
         [cause.place + 1 for cause in posting.causes],
         [cause.seq for cause in posting.causes],
         [cause.adjustment_key for cause in posting.causes],
+        posting.restless,
     )
     return [_touched(row) for row in found]
 
