@@ -12,7 +12,9 @@ async def run_stops(enforce: Enforce) -> None:
     while True:
         while await enforce.apply_parked() == BATCH:
             pass
-        while await enforce.repeat_due_stops() == BATCH:
+        while await enforce.send_held_back_stops() == BATCH:
+            pass
+        while await enforce.repeat_stops() == BATCH:
             pass
         await asyncio.sleep(enforce.settings.enforcement_stop_poll_seconds)
 

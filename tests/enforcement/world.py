@@ -187,9 +187,12 @@ class World:
 
     async def pass_stops(self) -> None:
         """Let the due stops be sent now, and published."""
-        while await self.service.enforce.repeat_due_stops():
-            pass
+        await self.send_due_stops()
         await self.settle()
+
+    async def send_due_stops(self) -> None:
+        while await self.service.enforce.send_held_back_stops() or await self.service.enforce.repeat_stops():
+            pass
 
     async def fetch(self, query: str, *arguments: object) -> list[dict[str, Any]]:
         async with self.service.pool.acquire() as connection:

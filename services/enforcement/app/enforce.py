@@ -9,7 +9,7 @@ from services.enforcement.rules.account import Account
 from services.enforcement.settings import Settings
 from services.enforcement.store.parked import insert_parked, take_parked
 from services.enforcement.store.resources import load_resources
-from services.enforcement.store.stops import load_due_ids, load_requests
+from services.enforcement.store.stops import StopTurn, load_due_ids, load_requests
 from shared.clock import Clock
 from shared.consumer import Poll
 from shared.db import Connection, Pool, transaction
@@ -70,10 +70,18 @@ class Enforce:
             await unit.save(scene)
         return len(scene.changed_accounts)
 
-    async def repeat_due_stops(self) -> int:
-        """Send the next command of up to BATCH due stop requests; answer how many were looked at."""
+    async def send_held_back_stops(self) -> int:
+        """Send first commands that the breaker made wait, as far as it allows them now; answer how many were sent."""
+        return await self._send_due_stops("first")
+
+    async def repeat_stops(self) -> int:
+        """Send the due repeats, as far as their own breaker allows; answer how many were sent."""
+        return await self._send_due_stops("repeat")
+
+    async def _send_due_stops(self, turn: StopTurn) -> int:
+        """Send up to BATCH due commands of one kind: neither kind waits behind the other, nor uses its allowance."""
         async with self.unit() as (connection, unit):
-            due = await load_due_ids(connection, unit.now_us, BATCH)
+            due = await load_due_ids(connection, unit.now_us, BATCH, turn)
             if not due:
                 return 0
             scene = await unit.begin([key for key, _ in due])
@@ -82,15 +90,12 @@ class Enforce:
             scene.add_requests(await load_requests(connection, ids))
             scene.touch_all()
             scene.decide_stops()
-            requests = scene.due_requests()
-            first = [request for request in requests if request.is_unsent]
-            granted = await unit.take_stops(len(first))
-            held_back = set(first[granted:])
-            for request in requests:
-                if request not in held_back:
-                    unit.send_stop(scene, request)
+            requests = [request for request in scene.due_requests() if request.turn == turn][:BATCH]
+            granted = await unit.take_stops(turn, len(requests))
+            for request in requests[:granted]:
+                unit.send_stop(scene, request)
             await unit.save(scene)
-        return len(requests) - len(held_back)
+        return granted
 
     async def apply_parked(self) -> int:
         """Apply lifecycle events whose time has come; answer how many."""

@@ -14,7 +14,7 @@ from services.enforcement.store.accounts import lock_accounts, save_accounts
 from services.enforcement.store.breakers import take_allowance
 from services.enforcement.store.cases import load_case, load_cases, save_cases
 from services.enforcement.store.resources import load_live, load_resources, load_running, save_resources
-from services.enforcement.store.stops import StopRequest, load_requests, save_requests
+from services.enforcement.store.stops import StopRequest, StopTurn, load_requests, save_requests
 from services.enforcement.store.targets import load_targets, mark_done
 from shared.clock import MINUTE_US, Clock
 from shared.db import Connection, day_of, ensure_partitions
@@ -78,16 +78,20 @@ class Unit:
 
     async def send_first_stops(self, scene: Scene) -> None:
         """Send the first command of each opened request, as far as the breaker allows; the others wait, due."""
-        granted = await self.take_stops(len(scene.opened))
+        granted = await self.take_stops("first", len(scene.opened))
         for request in scene.opened[:granted]:
             self.send_stop(scene, request)
         self.on_commit(lambda: metrics.STOPS_REQUESTED.inc(len(scene.opened)))
 
-    async def take_stops(self, wanted: int) -> int:
-        most = self._settings.enforcement_stops_per_minute_max
-        granted = await take_allowance(self._connection, "stops", self.now_us, MINUTE_US, wanted, most)
+    async def take_stops(self, turn: StopTurn, wanted: int) -> int:
+        """How many of `wanted` commands of a kind may be sent in this minute."""
+        name, most = {
+            "first": ("stops", self._settings.enforcement_stops_per_minute_max),
+            "repeat": ("stop_repeats", self._settings.enforcement_stop_repeats_per_minute_max),
+        }[turn]
+        granted = await take_allowance(self._connection, name, self.now_us, MINUTE_US, wanted, most)
         if granted < wanted:
-            logger.error("stops.held_back", waiting=wanted - granted, per_minute_max=most)
+            logger.error("stops.held_back", turn=turn, waiting=wanted - granted, per_minute_max=most)
             self.on_commit(lambda: metrics.STOPS_HELD_BACK.inc(wanted - granted))
         return granted
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import asyncpg
 
 from services.enforcement.rules.account import AccountKey
 from services.enforcement.rules.lifecycle import RunKey
 from shared.db import Connection
+
+StopTurn = Literal["first", "repeat"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +28,9 @@ class StopRequest:
     outcome: str | None = None
 
     @property
-    def is_unsent(self) -> bool:
-        """Whether no command was sent since the request was opened, or opened again."""
-        return self.next_attempt_at_us == self.requested_at_us
+    def turn(self) -> StopTurn:
+        """What its next command is: the first since the request was opened, or opened again, or a repeat."""
+        return "first" if self.next_attempt_at_us == self.requested_at_us else "repeat"
 
     def end(self, outcome: str, now_us: int) -> "StopRequest":
         return replace(self, outcome=outcome, ended_at_us=now_us)
@@ -56,15 +59,17 @@ async def load_requests(connection: Connection, ids: Sequence[tuple[str, str]]) 
     return [_request(row) for row in rows]
 
 
-async def load_due_ids(connection: Connection, now_us: int, limit: int) -> list[tuple[AccountKey, str]]:
+async def load_due_ids(connection: Connection, now_us: int, limit: int, turn: StopTurn) -> list[tuple[AccountKey, str]]:
     """Whose open requests are due to be sent, without a lock: (account, resource_id), the longest due first."""
     rows = await connection.fetch(
         """
         select region, tenant_id, resource_id from stop_request
-        where ended_at is null and next_attempt_at <= $1 order by next_attempt_at limit $2
+        where ended_at is null and next_attempt_at <= $1 and (next_attempt_at = requested_at) = $3
+        order by next_attempt_at limit $2
         """,
         now_us,
         limit,
+        turn == "first",
     )
     return [(AccountKey(row["region"], row["tenant_id"]), row["resource_id"]) for row in rows]
 
