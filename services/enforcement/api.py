@@ -6,9 +6,11 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.enforcement.rules.account import AccountKey
+from services.enforcement.rules.deletion import CaseState
 from services.enforcement.service import Service
 from services.enforcement.store.cases import describe_cases
-from services.enforcement.store.halts import resume
+from services.enforcement.store.halts import load_halt, resume
+from services.enforcement.store.status import CasesStatus, StopsStatus, load_cases_status, load_stops_status
 from services.enforcement.store.stops import StopRequest, load_open_requests
 from shared.clock import format_instant
 from shared.db import transaction
@@ -43,13 +45,18 @@ def create_routes(service: Service) -> APIRouter:
                        (select count(*) from parked_event where applied_at is null) as parked
                 """
             )
+            stops = await load_stops_status(connection)
+            cases = await load_cases_status(connection, service.clock.now_us())
+            halted = await load_halt(connection)
         assert row is not None
         swept_at_us = service.sweep.swept_at_us
         return {
             "now": format_instant(service.clock.now_us()),
             "positions": positions,
             **dict(row),
-            "swept_at": None if swept_at_us is None else format_instant(swept_at_us),
+            "swept_at": _instant(swept_at_us),
+            "stops": _describe_stops(stops),
+            "deletions": {"halted": halted, **_describe_cases(cases)},
         }
 
     @router.post("/resume")
@@ -65,9 +72,9 @@ def create_routes(service: Service) -> APIRouter:
             return {"stops": [_describe_stop(request) for request in await load_open_requests(connection, limit)]}
 
     @router.get("/deletion-cases")
-    async def cases(after: str = "", limit: Limit = 1000) -> dict[str, object]:
+    async def cases(after: str = "", limit: Limit = 1000, state: CaseState | None = None) -> dict[str, object]:
         async with transaction(pool) as connection:
-            found = await describe_cases(connection, None, after=after, limit=limit)
+            found = await describe_cases(connection, None, after=after, limit=limit, state=state)
         return {"deletion_cases": found, "next": found[-1]["case_id"] if len(found) == limit else None}
 
     @router.get("/deletion-cases/{region}/{tenant_id}")
@@ -79,6 +86,32 @@ def create_routes(service: Service) -> APIRouter:
         return {"deletion_cases": found, "next": None}
 
     return router
+
+
+def _instant(instant_us: int | None) -> str | None:
+    return None if instant_us is None else format_instant(instant_us)
+
+
+def _describe_stops(stops: StopsStatus) -> dict[str, object]:
+    return {
+        "open": stops.open,
+        "unsent": stops.unsent,
+        "oldest_requested_at": _instant(stops.oldest_requested_at_us),
+        "attempts_max": stops.attempts_max,
+    }
+
+
+def _describe_cases(cases: CasesStatus) -> dict[str, object]:
+    return {
+        "cases": cases.by_state,
+        "overdue": cases.overdue,
+        "oldest_overdue_at": _instant(cases.oldest_overdue_at_us),
+        "unconfirmed": cases.unconfirmed,
+        "frozen": [
+            {"reason": item.reason, "cases": item.cases, "oldest_due_at": _instant(item.oldest_due_at_us)}
+            for item in cases.frozen
+        ],
+    }
 
 
 def _describe_stop(request: StopRequest) -> dict[str, object]:

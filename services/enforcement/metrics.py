@@ -6,10 +6,19 @@ STOPS_REQUESTED = Counter("tollkeeper_enforcement_stops_requested", "Runs that w
 STOPS_CONFIRMED = Counter("tollkeeper_enforcement_stops_confirmed", "Stop requests whose run is over")
 STOP_COMMANDS = Counter("tollkeeper_enforcement_stop_commands", "Stop commands sent, repeats included")
 STOPS_HELD_BACK = Counter("tollkeeper_enforcement_stops_held_back", "Stops that the breaker made wait: page a person")
+STOPS_OPEN = Gauge("tollkeeper_enforcement_open_stops", "Stop requests that are not confirmed")
+STOPS_UNSENT = Gauge("tollkeeper_enforcement_unsent_stops", "Stop requests that wait for the breaker")
 STOPS_OPEN_AGE = Gauge("tollkeeper_enforcement_oldest_open_stop_seconds", "Age of the oldest unconfirmed stop request")
 CASES = Gauge("tollkeeper_enforcement_deletion_cases", "Deletion cases by state", ["state"])
 DELETE_COMMANDS = Counter("tollkeeper_enforcement_delete_commands", "Delete commands sent, repeats included")
 DELETIONS_FROZEN = Counter("tollkeeper_enforcement_deletions_frozen", "Deletion cases frozen: page a person")
+CASES_OVERDUE_AGE = Gauge(
+    "tollkeeper_enforcement_oldest_overdue_case_seconds",
+    "How long the oldest due case is neither frozen nor done",
+)
+DELETIONS_UNCONFIRMED = Gauge(
+    "tollkeeper_enforcement_unconfirmed_deletions", "Commanded deletions neither confirmed nor given up"
+)
 DELETIONS_ABANDONED = Counter(
     "tollkeeper_enforcement_deletions_abandoned", "Commanded deletions given up: the account had recovered"
 )

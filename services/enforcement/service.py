@@ -8,6 +8,7 @@ from aiokafka import AIOKafkaProducer
 
 from services.enforcement.app.deletions import Deletions
 from services.enforcement.app.enforce import Enforce
+from services.enforcement.app.gauges import run_gauges
 from services.enforcement.app.sweep import Sweep
 from services.enforcement.app.timers import Timers
 from services.enforcement.balance_client import BalanceClient
@@ -72,6 +73,7 @@ class Service:
             "relay": self.relay.run,
             "stops": lambda: run_stops(self.enforce),
             "deletions": self.deletions.run,
+            "gauges": lambda: run_gauges(self.pool, self.clock),
             "timers": lambda: run_timers(self.timers, self.settings.enforcement_deletion_poll_seconds),
             "sweep": lambda: run_sweep(self.sweep, self.settings.enforcement_sweep_seconds),
         }

@@ -6,7 +6,7 @@ import asyncpg
 import orjson
 
 from services.enforcement.rules.account import AccountKey
-from services.enforcement.rules.deletion import Case
+from services.enforcement.rules.deletion import Case, CaseState
 from shared.clock import format_instant
 from shared.db import Connection
 
@@ -102,9 +102,9 @@ async def save_evidence(connection: Connection, case_id: str, evidence: dict[str
 
 
 async def describe_cases(
-    connection: Connection, key: AccountKey | None, *, after: str, limit: int
+    connection: Connection, key: AccountKey | None, *, after: str, limit: int, state: CaseState | None = None
 ) -> list[dict[str, object]]:
-    """Cases as the API answers them, with their targets and evidence, in the order of their ids."""
+    """Cases as the API answers them, of one state or of all, with targets and evidence, in the order of their ids."""
     rows = await connection.fetch(
         f"""
         select {_COLUMNS}, c.opened_at, c.changed_at, c.evidence::text, coalesce(t.targets, '[]')::text as targets
@@ -114,12 +114,14 @@ async def describe_cases(
             order by family, resource_id) as targets
           from deletion_target t where t.case_id = c.case_id
         ) t on true
-        where ($1::text is null or (c.region, c.tenant_id) = ($1, $2)) and c.case_id > $3 order by c.case_id limit $4
+        where ($1::text is null or (c.region, c.tenant_id) = ($1, $2)) and c.case_id > $3
+          and ($5::text is null or c.state = $5) order by c.case_id limit $4
         """,  # noqa: S608 - the columns are constant
         None if key is None else key.region,
         None if key is None else key.tenant_id,
         after,
         limit,
+        state,
     )
     return [
         {
@@ -130,11 +132,6 @@ async def describe_cases(
         }
         for row in rows
     ]
-
-
-async def count_cases(connection: Connection) -> dict[str, int]:
-    rows = await connection.fetch("select state, count(*) as cases from deletion_case group by state")
-    return {row["state"]: row["cases"] for row in rows}
 
 
 _INSTANTS = ("negative_since", "opened_at", "due_at", "remind_at", "reminded_at", "changed_at", "permit_expires_at")
