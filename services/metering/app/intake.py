@@ -38,7 +38,7 @@ class _Parsed:
     lifecycle: list[Incoming] = field(default_factory=list)
     usage: list[IncomingUsage] = field(default_factory=list)
     inventory: list[tuple[InventoryObserved, Record]] = field(default_factory=list)
-    commanded: list[EnforcementEvent] = field(default_factory=list)
+    deletions: list[EnforcementEvent] = field(default_factory=list)
 
 
 class Intake:
@@ -76,9 +76,9 @@ class Intake:
             self._require_region(usage.data.region)
             parsed.usage.append(IncomingUsage(usage, record))
         elif record.topic == ENFORCEMENT_EVENTS:
-            commanded = _parse_commanded(record)
-            if commanded is not None:
-                parsed.commanded.append(commanded)
+            deletion = _parse_deletion(record)
+            if deletion is not None:
+                parsed.deletions.append(deletion)
 
     def _require_region(self, region: str) -> None:
         if region not in self._rules.regions:
@@ -88,15 +88,15 @@ class Intake:
     async def _apply(self, connection: Connection, parsed: _Parsed) -> list[tuple[Record, str, str]]:
         shards = {self._shard(item.event.data.region, item.event.data.tenant_id) for item in parsed.lifecycle}
         shards |= {self._shard(item.usage.data.region, item.usage.data.tenant_id) for item in parsed.usage}
-        shards |= {self._shard(event.data.region, event.data.tenant_id) for event in parsed.commanded}
+        shards |= {self._shard(event.data.region, event.data.tenant_id) for event in parsed.deletions}
         keys = {item.resource for item in parsed.lifecycle}
-        keys |= {(event.data.region, event.subject) for event in parsed.commanded}
+        keys |= {(event.data.region, event.subject) for event in parsed.deletions}
         dead: list[tuple[Record, str, str]] = []
         if shards:
             work = await open_work(connection, self._prices, self._clock.now_us(), shards, keys)
             dead += (await apply_lifecycle(work, parsed.lifecycle, self._rules)).dead
             dead += await apply_usage(work, parsed.usage, self._rules)
-            _apply_commanded(work, parsed.commanded)
+            _apply_deletions(work, parsed.deletions)
             await work.save()
         for page, record in parsed.inventory:
             problem = await inventory.take_page(connection, self._prices, self._rules, page, self._clock.now_us())
@@ -150,28 +150,40 @@ def _to_usage(waiting: WaitingEvent) -> IncomingUsage:
     return IncomingUsage(UsageRecorded.model_validate_json(waiting.body), record, waited=True)
 
 
-def _parse_commanded(record: Record) -> EnforcementEvent | None:
-    """A `deletion.commanded`; None for enforcement's other events."""
+def _parse_deletion(record: Record) -> EnforcementEvent | None:
+    """A `deletion.commanded` or `deletion.abandoned`; None for enforcement's other events."""
     try:
         event = EnforcementEvent.model_validate_json(record.value or b"")
     except ValidationError as error:
         raise RecordError("invalid event", str(error.errors()[:2])) from error
-    return event if event.type == "deletion.commanded" and event.data.resource_id is not None else None
+    matters = event.type in {"deletion.commanded", "deletion.abandoned"} and event.data.resource_id is not None
+    return event if matters else None
 
 
-def _apply_commanded(work: Work, commanded: Sequence[EnforcementEvent]) -> None:
-    """Nothing is charged for a resource after enforcement commanded its deletion."""
-    for event in commanded:
+def _apply_deletions(work: Work, events: Sequence[EnforcementEvent]) -> None:
+    """Nothing is charged for a resource after enforcement commanded its deletion, unless that was given up.
+
+    A resource that outlived its deletion existed all the while: what was not charged since the command is charged.
+    """
+    for event in events:
         resource = work.resources.get((event.data.region, event.data.resource_id or ""))
         if resource is None or resource.tenant_id != event.data.tenant_id:
             logger.warning("intake.commanded_unknown", resource=event.data.resource_id, region=event.data.region)
             continue
         before = resource.history
-        if before.commanded_us is not None and before.commanded_us <= event.time:
+        commanded_us = _commanded_us(before.commanded_us, event)
+        if commanded_us == before.commanded_us:
             continue
-        after = replace(before, commanded_us=event.time)
+        after = replace(before, commanded_us=commanded_us)
         lines = work.corrections(resource.shard, resource.region, before, after)
         work.put(replace(resource, history=after), lines, f"{event.source}/{event.id}")
+
+
+def _commanded_us(known_us: int | None, event: EnforcementEvent) -> int | None:
+    """The earliest command that was not given up. An account's events come in enforcement's order, repeats included."""
+    if event.type == "deletion.abandoned":
+        return None if known_us is not None and known_us <= event.time else known_us
+    return event.time if known_us is None else min(known_us, event.time)
 
 
 async def report_pending(pool: Pool, clock: Clock, after_us: int) -> int:

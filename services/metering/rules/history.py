@@ -51,9 +51,9 @@ class History:
     """Everything that decides what a resource costs.
 
     `events` are the accepted ones in any order, exactly one of them a `*.created`. `slot_seconds` and
-    `function_version` are fixed at creation. From `commanded_us` (deletion commanded by enforcement) on nothing is
-    charged. Slots that start at or after `confirmed_until_us` (the last confirming inventory plus its bound) are not
-    charged.
+    `function_version` are fixed at creation. From `commanded_us` (deletion commanded by enforcement, and not given
+    up) on nothing is charged. Slots that start at or after `confirmed_until_us` (the last confirming inventory plus
+    its bound) are not charged.
     """
 
     events: tuple[Event, ...]
