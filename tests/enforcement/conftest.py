@@ -18,6 +18,7 @@ from shared.topics import TOPICS, ensure_topics
 from tests.conftest import MakeDatabase
 from tests.enforcement.fake_balance import FakeBalance
 from tests.enforcement.world import World
+from tests.support.topics import prefix_of
 
 START_US = parse_instant("2026-11-01T08:00:00Z")
 REGION = Region(currency="VND", opened_at="2020-01-01T00:00:00Z", grace_seconds=86400)
@@ -28,6 +29,12 @@ Open = Callable[..., Awaitable[World]]
 @pytest.fixture
 def clock() -> FixedClock:
     return FixedClock(START_US)
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """Shared by the tests that neither publish nor relay: their topics stay empty, and are made once."""
+    return prefix_of("tests/enforcement")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from shared.topics import COMMANDS
 from tests.enforcement.conftest import Open
 from tests.enforcement.debt import debtor, examine, open_debt, open_due
 from tests.enforcement.fake_balance import FakeBalance
-from tests.enforcement.world import ACME, account, account_event, happened
+from tests.enforcement.world import ACME, account, happened
 
 
 async def test_every_resource_is_redeemed_before_its_command_and_the_case_ends_when_all_are_gone(
@@ -101,17 +101,6 @@ async def test_each_doubt_about_balance_keeps_everything(
     else:
         assert case["state"] == "frozen"
         assert reason in case["reason"]
-
-
-async def test_an_event_that_was_published_and_not_applied_yet_freezes(open_world: Open) -> None:
-    world = await open_due(open_world, "ctr-1", enforcement_catch_up_seconds_max=0.3)
-    await world.publish("account.events.v1", account_event(account("ok", 3), world.clock.now_us()))
-    await examine(world)
-    assert await world.deleted() == []
-    assert "published events are not applied yet" in (await world.cases())[0]["reason"]
-    world.start("consumer")
-    await world.settle_intake()
-    assert (await world.cases())[0]["state"] == "cancelled"
 
 
 async def test_records_that_are_just_being_applied_are_waited_for(

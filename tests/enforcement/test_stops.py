@@ -1,8 +1,17 @@
 """Stops, on real PostgreSQL and Kafka."""
 
+import pytest
+
 from shared.clock import SECOND_US
 from tests.enforcement.conftest import Open
 from tests.enforcement.world import account
+from tests.support.topics import prefix_of
+
+
+@pytest.fixture
+def topic_prefix(request: pytest.FixtureRequest) -> str:
+    """These tests publish: their topics are their own."""
+    return prefix_of(request.node.nodeid)
 
 
 async def test_an_exhausted_account_has_its_running_containers_stopped(open_world: Open) -> None:
