@@ -30,7 +30,10 @@ def _arguments() -> argparse.Namespace:
         "--crossings", type=int, default=400, help="accounts that reach zero under load; 0 leaves it out"
     )
     parser.add_argument("--shards", type=int, default=64)
-    parser.add_argument("--only", choices=("charges", "accounts"), help="one shape alone, without the latency")
+    parser.add_argument("--only", choices=("charges", "accounts", "latency"), help="one measurement alone")
+    parser.add_argument(
+        "--load", type=float, help="charges a second of the latency's load, else a share of those measured"
+    )
     parser.add_argument("--json", action="store_true", help="the figures as JSON")
     return parser.parse_args()
 
@@ -48,11 +51,14 @@ def main() -> int:
         for name, fleet in shapes.items():
             if options.only in (None, name):
                 found[name] = measure(servers, name, fleet, rounds=options.rounds, shards=options.shards)
-        if options.crossings and options.only is None:
+        load = options.load or ("charges" in found and found["charges"].charges_per_second * LOAD_SHARE)
+        if options.crossings and options.only in (None, "latency"):
+            if not load:
+                raise SystemExit("--only latency needs --load: nothing was measured to take a share of")
             latency = measure_latency(
                 servers,
                 BenchFleet(max(options.tenants // 4, 1), 100, 500, START_US),
-                charges_per_second=found["charges"].charges_per_second * LOAD_SHARE,
+                charges_per_second=load,
                 crossings=options.crossings,
                 shards=options.shards,
             )

@@ -1,11 +1,12 @@
 """From a balance that reached zero to the command that stops the container, under a steady load."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import orjson
 
-from shared.topics import COMMANDS, LIFECYCLE
+from shared.topics import ACCOUNT_EVENTS, COMMANDS, LIFECYCLE
 from tests.bench.fleet import REGION, BenchFleet, Crossers
 from tests.bench.launch import crossings_file
 from tests.bench.pipeline import MINUTE_US, START_US, WAIT_SECONDS, advance, open_cluster
@@ -19,17 +20,21 @@ RICH_MICROS = 10**13
 
 @dataclass(frozen=True, slots=True)
 class Latency:
-    """Milliseconds from the commit at balance to the broker's own time of the command; `load` in charges a second."""
+    """From the commit at balance to the broker's own time of the account's event, and of the command, in milliseconds.
+
+    `load` in charges a second: it is below what was wanted where the pipeline could not keep up.
+    """
 
     load_wanted: float
     load: float
-    milliseconds: list[float]
+    to_event: list[float]
+    to_command: list[float]
     fleet: BenchFleet
 
-    def percentile(self, percent: int) -> float:
-        """The least latency that so many percent do not exceed."""
-        ordered = sorted(self.milliseconds)
-        return ordered[max(0, -(-len(ordered) * percent // 100) - 1)]
+
+def percentile(values: Sequence[float], percent: int) -> float:
+    """The least value that so many percent do not exceed."""
+    return sorted(values)[max(0, -(-len(values) * percent // 100) - 1)]
 
 
 def measure_latency(
@@ -55,8 +60,9 @@ def measure_latency(
             cluster.reach(START_US + (FIRST_MINUTE + number) * MINUTE_US)
         cluster.settle(WAIT_SECONDS)
         seconds = time.monotonic() - began
-        found = _pair(cluster, crossers)
-    return Latency(charges_per_second, fleet.charges_per_minute * minutes / seconds, found, fleet)
+        to_event, to_command = _pair(cluster, crossers)
+    load = fleet.charges_per_minute * minutes / seconds
+    return Latency(charges_per_second, load, to_event, to_command, fleet)
 
 
 def _wait_for_enforcement(cluster: Cluster) -> None:
@@ -70,19 +76,31 @@ def _wait_for_enforcement(cluster: Cluster) -> None:
     wait_for(known, timeout_seconds=WAIT_SECONDS, what="enforcement knows the fleet")
 
 
-def _pair(cluster: Cluster, crossers: Crossers) -> list[float]:
-    """The latency of every crosser's first command."""
+def _pair(cluster: Cluster, crossers: Crossers) -> tuple[list[float], list[float]]:
+    """How long after its crossing each account's event, and its first command, were at the broker."""
     tenants = {tenant for tenant, _ in crossers.tenants()}
-    commanded: dict[str, int] = {}
-
-    def all_commanded() -> bool:
-        for at_us, value in cluster.broker.read_times(COMMANDS):
-            event = orjson.loads(value)
-            if event["type"] == "container.stop":
-                commanded.setdefault(event["data"]["tenant_id"], at_us)
-        return tenants <= commanded.keys()
-
-    wait_for(all_commanded, timeout_seconds=60, what=lambda: f"{sorted(tenants - commanded.keys())[:5]} stopped")
+    wait_for(
+        lambda: tenants <= _taken(cluster, COMMANDS, "container.stop").keys(),
+        timeout_seconds=60,
+        what="every account that crossed is stopped",
+    )
     lines = crossings_file(cluster.home).read_text().splitlines()
     crossed = {tenant: int(at_us) for tenant, at_us in map(str.split, lines)}
-    return [(commanded[tenant] - crossed[tenant]) / 1000 for tenant in sorted(tenants)]
+    to_event, to_command = (
+        [(taken[tenant] - crossed[tenant]) / 1000 for tenant in sorted(tenants)]
+        for taken in (
+            _taken(cluster, ACCOUNT_EVENTS, "account.exhausted"),
+            _taken(cluster, COMMANDS, "container.stop"),
+        )
+    )
+    return to_event, to_command
+
+
+def _taken(cluster: Cluster, topic: str, kind: str) -> dict[str, int]:
+    """When the broker took the first message of a kind about each tenant."""
+    found: dict[str, int] = {}
+    for at_us, value in cluster.broker.read_times(topic):
+        event = orjson.loads(value)
+        if event["type"] == kind:
+            found.setdefault(event["data"]["tenant_id"], at_us)
+    return found
