@@ -165,6 +165,9 @@ class Launch:
                 f"  a test: its clock stands at {self._home.clock.read_text()}; `tollkeeper clock` moves it"
             )
         self._progress.good(f"ready in {took_seconds:.1f} s")
+        self._progress.hint(
+            "Ctrl-C stops it; its data stays. `.venv/bin/tollkeeper status` in another terminal shows it."
+        )
         if self._demo:
             self._supervisor.start_demo(
                 ManagedProcess(

@@ -38,5 +38,10 @@ class Progress:
     def good(self, text: str) -> None:
         self._console.print(f"[bold green]{escape(text)}[/]", highlight=False, soft_wrap=True)
 
+    def hint(self, text: str) -> None:
+        """For a person who sits there: nothing is said where nobody does."""
+        if self._console.is_terminal:
+            self._console.print(f"[dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
+
     def warn(self, text: str) -> None:
         self._console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)

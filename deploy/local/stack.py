@@ -17,7 +17,7 @@ from deploy.local.launch import Launch
 from deploy.local.made import require_as_made
 from deploy.local.processes import signal_tree, stop_leftover, tail
 from deploy.local.services import SERVICES, Service
-from deploy.local.settings import LocalSettings
+from deploy.local.settings import DEMO_HOME, HOME, LocalSettings
 from deploy.local.state import Home, HomeLock, StackState, find_home
 from deploy.local.status import print_status, read_status
 from deploy.local.supervisor import StopRequest
@@ -67,10 +67,12 @@ def up(
         )
     if detach:
         lock.release()
+        require_twin_down(home, user, services)
         flags = [*([] if demo else ["--no-demo"]), *(["--change-settings"] if change_settings else [])]
         _launch_detached([*launcher, "up", *flags], user | {"TOLLKEEPER_HOME": str(home.path)}, home, console)
         return
     try:
+        require_twin_down(home, user, services)
         _end_leftovers(home)
         stop_request = StopRequest()
         stop_request.listen()
@@ -110,6 +112,22 @@ def status(
     else:
         print_status(found, console)
     return found.ready
+
+
+def require_twin_down(home: Home, user: Mapping[str, str], services: Sequence[Service]) -> None:
+    """Raise StackError if the demo's home, or the one beside it, has a stack on ports that are wanted here."""
+    names = {HOME: DEMO_HOME, DEMO_HOME: HOME}
+    twin = Home(home.path.with_name(names.get(home.path.name, home.path.name)))
+    state = twin.read_state()
+    if twin.path == home.path or state is None or not state.supervisor.alive:
+        return
+    wanted = {service.port(user) for service in services}
+    if wanted & {service.port for service in state.services.values()}:
+        raise StackError(
+            f"a stack runs on {twin.path} (process {state.supervisor.pid}) and has these ports. Stop it with "
+            "`tollkeeper down`, or give this one other ports: set TOLLKEEPER_<SERVICE>_PORT, TOLLKEEPER_POSTGRES_PORT "
+            "and TOLLKEEPER_KAFKA_PORT."
+        )
 
 
 def _launch_detached(command: Sequence[str], user: Mapping[str, str], home: Home, console: Console) -> None:

@@ -9,8 +9,10 @@ from deploy.local.environment import REGIONS, apply_demo
 from deploy.local.faults import StackError
 from deploy.local.made import find_changes, require_as_made
 from deploy.local.processes import identify
+from deploy.local.services import Service
 from deploy.local.settings import LocalSettings
-from deploy.local.state import Home, StackState, find_home
+from deploy.local.stack import require_twin_down
+from deploy.local.state import Home, ServiceState, StackState, find_home
 
 PLAIN = {"TOLLKEEPER_REGIONS": json.dumps(REGIONS), "TOLLKEEPER_SHARDS": "16", "TOLLKEEPER_RUNTIME": "plan"}
 DEMO = apply_demo({}) | {"TOLLKEEPER_SHARDS": "16", "TOLLKEEPER_RUNTIME": "simulator"}
@@ -75,6 +77,20 @@ def test_the_demos_home_says_how_it_is_started() -> None:
 def test_regions_that_make_no_sense_are_told() -> None:
     for text in ("vn", '{"vn": {"currency": "dong"}}'):
         assert "TOLLKEEPER_REGIONS makes no sense" in refuse(PLAIN, {"TOLLKEEPER_REGIONS": text})
+
+
+def test_a_stack_beside_the_demo_is_named_where_it_has_the_ports(tmp_path: Path) -> None:
+    demo = Home(tmp_path / ".tollkeeper-demo")
+    demo.path.mkdir()
+    identity = identify(1)
+    assert identity is not None
+    demo.write_state(StackState(identity, "ready", services={"metering": ServiceState(None, 4711, "log")}))
+    services = (Service("metering", "tests.local.fake_service", 4711),)
+    with pytest.raises(StackError, match=r"a stack runs on .*/\.tollkeeper-demo \(process 1\).*`tollkeeper down`"):
+        require_twin_down(Home(tmp_path / ".tollkeeper"), {}, services)
+    require_twin_down(Home(tmp_path / ".tollkeeper"), {"TOLLKEEPER_METERING_PORT": "4712"}, services)
+    require_twin_down(Home(tmp_path / "elsewhere"), {}, services)
+    require_twin_down(demo, {}, services)
 
 
 def test_the_demo_has_a_home_of_its_own_where_none_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
