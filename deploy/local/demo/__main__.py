@@ -14,6 +14,7 @@ from shared.clock import SECOND_US, SystemClock
 from shared.kafka import describe_topics, open_producer
 from shared.topics import ACCOUNT_EVENTS, COMMANDS, ENFORCEMENT_EVENTS
 
+ORPHAN_CHECK_SECONDS = 0.5
 _HEARD = (COMMANDS, ACCOUNT_EVENTS, ENFORCEMENT_EVENTS)
 
 
@@ -24,6 +25,13 @@ async def _listen(consumer: AIOKafkaConsumer, platform: Platform, story: Story, 
             await platform.obey(event)
         else:
             story.hear(event)
+
+
+async def _wait_for_orphanage() -> None:
+    """Return when the supervisor that started this process is dead: nobody else would end the demo then."""
+    supervisor = os.getppid()
+    while os.getppid() == supervisor:
+        await asyncio.sleep(ORPHAN_CHECK_SECONDS)
 
 
 async def _play() -> None:
@@ -45,11 +53,18 @@ async def _play() -> None:
             platform = Platform(producer, prefix, clock, run_name)
             story = Story(platform, metering, balance, clock, run_name)
             listening = asyncio.create_task(_listen(consumer, platform, story, prefix))
+            orphaned = asyncio.create_task(_wait_for_orphanage())
+            playing = asyncio.create_task(story.play())
             try:
-                await story.play()
+                await asyncio.wait({playing, orphaned}, return_when=asyncio.FIRST_COMPLETED)
+                if not playing.done():
+                    raise DemoError("the stack that it belongs to is gone")
+                playing.result()
             finally:
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
+                tasks = (playing, listening, orphaned)
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
     finally:
         await consumer.stop()
         await producer.stop()

@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from deploy.local.faults import StackError
 from deploy.local.infrastructure import docker
+from deploy.local.infrastructure.jars import has_jars
 from deploy.local.infrastructure.kafka import EmbeddedKafka
 from deploy.local.infrastructure.postgres import EmbeddedPostgres
 from deploy.local.infrastructure.probes import wait_for_kafka, wait_for_postgres
@@ -104,7 +105,9 @@ class Infrastructure:
 
     def _start_embedded(self) -> None:
         missing = self._missing()
-        self._report(f"embedded {' and '.join(missing)} (the first time Kafka's jars are fetched)")
+        first = "kafka" in missing and not has_jars(self._settings.cache)
+        fetching = " (Kafka's jars are fetched, once)" if first else ""
+        self._report(f"embedded {' and '.join(missing)}{fetching}")
         starts: list[Callable[[], object]] = []
         if "postgres" in missing:
             self.postgres = EmbeddedPostgres(

@@ -19,12 +19,20 @@ def kafka_version() -> str:
     return version
 
 
+def has_jars(cache: Path) -> bool:
+    return _folder(cache).exists()
+
+
+def _folder(cache: Path) -> Path:
+    return cache / f"kafka-{kafka_version()}"
+
+
 def provide_jars(cache: Path) -> Path:
     """The folder with Kafka's jars, copied there now if it was not yet.
 
     Maven copies into a folder of another name, which is renamed when it is whole: an interrupted copy is never used.
     """
-    jars = cache / f"kafka-{kafka_version()}"
+    jars = _folder(cache)
     if jars.exists():
         return jars
     maven = shutil.which("mvn")
