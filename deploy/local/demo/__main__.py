@@ -27,7 +27,7 @@ async def _listen(consumer: AIOKafkaConsumer, platform: Platform, story: Story, 
             story.hear(event)
 
 
-async def _wait_for_orphanage() -> None:
+async def wait_for_orphanage() -> None:
     """Return when the supervisor that started this process is dead: nobody else would end the demo then."""
     supervisor = os.getppid()
     while os.getppid() == supervisor:
@@ -53,7 +53,7 @@ async def _play() -> None:
             platform = Platform(producer, prefix, clock, run_name)
             story = Story(platform, metering, balance, clock, run_name)
             listening = asyncio.create_task(_listen(consumer, platform, story, prefix))
-            orphaned = asyncio.create_task(_wait_for_orphanage())
+            orphaned = asyncio.create_task(wait_for_orphanage())
             playing = asyncio.create_task(story.play())
             try:
                 await asyncio.wait({playing, orphaned}, return_when=asyncio.FIRST_COMPLETED)
