@@ -1,6 +1,7 @@
 """The benchmark's figures beside what is reached for, and what bounded them."""
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from rich.table import Table
 from tests.bench.latency import Latency, percentile
 from tests.bench.pipeline import Measured
 
-MIB = 1024 * 1024
+WIDTH = 120
 # Used so far, a core or a loop is what the rest waits for.
 FULL = 0.9
 
@@ -25,14 +26,15 @@ class Row:
 
 
 def print_report(found: Mapping[str, Measured], latency: Latency | None, *, cores: int) -> None:
-    console = Console()
+    # Where no terminal has a say, rows stay whole.
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
     table = Table("what", "reach for", "measured", "")
     for row in rows(found, latency):
         table.add_row(row.what, row.target, row.measured, {True: "✓", False: "✗", None: ""}[row.reached])
     console.print(table)
     for name, measured in found.items():
         console.print(_where(name, measured))
-        console.print(f"  bounded by {bound(measured, cores)}", highlight=False)
+        console.print(f"  bounded by {bound(measured, cores)}", highlight=False, soft_wrap=True)
         verdict = "every account right to the micro" if not measured.wrong else f"{measured.wrong} accounts are WRONG"
         console.print(f"  oracle: {verdict}", highlight=False)
 
@@ -70,7 +72,7 @@ def _pair(first: float, second: float) -> str:
 
 
 def _at_most(what: str, most: float, measured: float, unit: str) -> Row:
-    return Row(what, f"<= {most:g} {unit}", f"{measured:.3g} {unit}", measured <= most)
+    return Row(what, f"<= {most:g} {unit}", f"{measured:.4g} {unit}", measured <= most)
 
 
 def _where(name: str, measured: Measured) -> Table:
