@@ -42,14 +42,18 @@ def charge(history: History, prices: PriceTable, through_us: int) -> tuple[Segme
     GPU segments come first, then storage; each kind ascends in slots. Raises Corruption for a history that can't be
     replayed or an unknown function version.
     """
+    return _charge_along(build_timeline(history), history, prices, through_us)
+
+
+def _charge_along(timeline: Timeline, history: History, prices: PriceTable, through_us: int) -> tuple[Segment, ...]:
+    """`charge` for who has the timeline of the history already: replaying it is a good part of the work."""
     version = _VERSIONS.get(history.function_version)
     if version is None:
         raise Corruption(f"no charge function of version {history.function_version}")
-    return version(history, prices, through_us)
+    return version(timeline, history, prices, through_us)
 
 
-def _charge_v1(history: History, prices: PriceTable, through_us: int) -> tuple[Segment, ...]:
-    timeline = build_timeline(history)
+def _charge_v1(timeline: Timeline, history: History, prices: PriceTable, through_us: int) -> tuple[Segment, ...]:
     bounds = _bounds(history, timeline, through_us)
     if bounds.slots_to <= 0:
         return ()
@@ -65,7 +69,7 @@ def _charge_v1(history: History, prices: PriceTable, through_us: int) -> tuple[S
     return gpu.segments(history.slot_seconds) + storage.segments(history.slot_seconds)
 
 
-_VERSIONS: dict[int, Callable[[History, PriceTable, int], tuple[Segment, ...]]] = {1: _charge_v1}
+_VERSIONS: dict[int, Callable[[Timeline, History, PriceTable, int], tuple[Segment, ...]]] = {1: _charge_v1}
 
 
 def _bounds(history: History, timeline: Timeline, through_us: int) -> _Bounds:
@@ -176,7 +180,7 @@ def steady(history: History, prices: PriceTable, through_us: int) -> Steady | No
     if history.confirmed_until_us is not None:
         return Steady((), 0)
     bounds = _bounds(history, timeline, through_us)
-    charged = charge(history, prices, through_us)
+    charged = _charge_along(timeline, history, prices, through_us)
     cursors: list[Cursor] = []
     unpriced: list[tuple[str, str]] = []
     for kind, sku, quantity in _billing(timeline.states[-1]):
