@@ -78,7 +78,7 @@ class OffsetConsumer:
         self._apply = apply
         self._bootstrap = bootstrap
         self._prefix = topic_prefix
-        self._topics = tuple(topics)
+        self.topics = tuple(topics)
         self._group = topic_prefix + group
         self._records_max = records_max
         self._lanes = lanes
@@ -89,11 +89,11 @@ class OffsetConsumer:
 
     async def run(self) -> None:
         """Consume until cancelled. Raises on faults of the broker or a Corruption; the supervisor decides."""
-        described = await describe_topics(self._bootstrap, [self._prefix + topic for topic in self._topics])
-        missing = [topic for topic in self._topics if self._prefix + topic not in described]
+        described = await describe_topics(self._bootstrap, [self._prefix + topic for topic in self.topics])
+        missing = [topic for topic in self.topics if self._prefix + topic not in described]
         if missing:
             raise TransientFault(f"topics do not exist yet: {missing}")
-        self._topic_ids = {topic: described[self._prefix + topic].topic_id for topic in self._topics}
+        self._topic_ids = {topic: described[self._prefix + topic].topic_id for topic in self.topics}
         read_any_header_name()
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
@@ -113,7 +113,7 @@ class OffsetConsumer:
                 consumer, {name: item.partitions for name, item in described.items()}
             )
             listener = _Seeker(consumer, positions, self)
-            consumer.subscribe([self._prefix + topic for topic in self._topics], listener=listener)
+            consumer.subscribe([self._prefix + topic for topic in self.topics], listener=listener)
             await self._consume(consumer)
         finally:
             self.assigned.clear()

@@ -80,6 +80,14 @@ async def load_dead_letters(connection: Connection, *, limit: int = 1000) -> lis
     return [{**dict(row), "died_at": format_instant(row["died_at"])} for row in rows]
 
 
+async def load_dead_topic(connection: Connection, dead_id: str) -> str | None:
+    """The topic of an unreplayed dead letter; None if there is no such one."""
+    topic: str | None = await connection.fetchval(
+        "select topic from dead_letter where dead_id = $1 and replayed_at is null", dead_id
+    )
+    return topic
+
+
 async def lock_dead_letter(connection: Connection, dead_id: str) -> Record | None:
     """The record of an unreplayed dead letter, locked for the transaction; None if there is no such one."""
     row = await connection.fetchrow(

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 
 from shared.consumer import OffsetConsumer
 from shared.db import TRANSIENT, Pool, transaction
-from shared.dead_letters import load_dead_letters
+from shared.dead_letters import load_dead_letters, load_dead_topic
 from shared.errors import Refusal, TransientFault
 from shared.log import get_logger
 
@@ -122,8 +122,8 @@ class ReplayBody(BaseModel):
             raise Refusal("invalid-base64", f"the field base64 is not base64: {error}", status=422) from error
 
 
-def dead_letter_routes(pool: Pool, consumer: OffsetConsumer) -> APIRouter:
-    """`GET /v1/dead-letters` and `POST /v1/dead-letters/{id}/replay`."""
+def dead_letter_routes(pool: Pool, *consumers: OffsetConsumer) -> APIRouter:
+    """`GET /v1/dead-letters` and `POST /v1/dead-letters/{id}/replay`, which goes to the consumer of its topic."""
     router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"])
 
     @router.get("")
@@ -133,6 +133,11 @@ def dead_letter_routes(pool: Pool, consumer: OffsetConsumer) -> APIRouter:
 
     @router.post("/{dead_id}/replay")
     async def replay(dead_id: str, body: Annotated[ReplayBody | None, Body()] = None) -> dict[str, str]:
+        async with transaction(pool) as connection:
+            topic = await load_dead_topic(connection, dead_id)
+        consumer = next((consumer for consumer in consumers if topic in consumer.topics), None)
+        if consumer is None:
+            raise Refusal("dead-letter-not-found", f"there is no open dead letter {dead_id}", status=404)
         await consumer.replay(dead_id, None if body is None else body.to_bytes())
         return {"dead_id": dead_id, "status": "replayed"}
 

@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from services.balance.api import BalanceApi
 from services.balance.api_hours import HoursApi
+from services.balance.api_payments import PaymentsApi
 from services.enforcement.api import create_routes as enforcement_routes
 from services.metering.api import MeteringApi
 from shared.http import create_api, dead_letter_routes
@@ -36,7 +37,11 @@ def declare_metering() -> FastAPI:
 
 
 def declare_balance() -> FastAPI:
-    parts = (BalanceApi(ABSENT, ABSENT, ABSENT, ABSENT).router, HoursApi(ABSENT).router)
+    parts = (
+        BalanceApi(ABSENT, ABSENT, ABSENT, ABSENT).router,
+        HoursApi(ABSENT).router,
+        PaymentsApi(ABSENT, ABSENT).router,
+    )
     return _document("Tollkeeper balance", *parts)
 
 

@@ -176,7 +176,7 @@ def _describe(account: Account) -> dict[str, Any]:
         "currency": account.currency,
         "state": standing.state,
         "balance_micros": standing.balance_micros,
-        "spendable_micros": standing.balance_micros,
+        "spendable_micros": standing.spendable_micros,
         "burn_micros_per_hour": standing.burn_micros_per_hour,
         "negative_since": None if since is None else format_instant(since),
         "version": standing.account_version,

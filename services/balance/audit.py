@@ -6,7 +6,7 @@ One pass per question, streamed; nothing here shares state with posting. An empt
 from collections.abc import AsyncIterator
 
 from services.balance.audit_hours import audit_hours
-from services.balance.rules.chain import adjustment_cause, charge_cause, entry_line, seal
+from services.balance.rules.chain import adjustment_cause, charge_cause, entry_line, fact_cause, seal
 from services.balance.wire import read_wire
 from shared.db import Connection
 from shared.ids import content_hash
@@ -40,6 +40,23 @@ where (state = 'negative') <> (balance_micros < 0) or (negative_since is not nul
    or (state in ('ok', 'low')) <> (balance_micros > 0)
 """
 
+# Facts and their entries are the same, one to one; what disputes hold is what their accounts say.
+_FACTS = """
+select coalesce(f.fact_id, e.fact_id) as fact_id from payment_fact f full join (
+  select fact_id, account_id, entry_number,
+         case when credit_account = 'customer' then amount_micros else -amount_micros end as amount
+  from entry where fact_id is not null
+) e on (e.fact_id, e.account_id, e.entry_number, e.amount)
+     = (f.fact_id, f.account_id, f.entry_number, f.amount_micros)
+where f.fact_id is null or (e.fact_id is null and (f.amount_micros <> 0 or f.entry_number is not null))
+"""
+
+_HELD = """
+select a.region || '/' || a.tenant_id as account, a.held_micros, coalesce(d.held, 0) as held from account a
+left join (select account_id, sum(held_micros) as held from dispute_hold group by 1) d using (account_id)
+where a.held_micros <> coalesce(d.held, 0)
+"""
+
 # The books sum to zero: what customers lost is what the other ledger accounts gained.
 _OTHER_SIDES = """
 select coalesce((select sum(balance_micros) from account), 0) + coalesce(sum(
@@ -49,7 +66,7 @@ from entry
 
 _SEALED = """
 select l.shard, l.link_number, l.previous, l.link, l.entries, l.posted_at,
-       e.account_id, e.debit_account, e.credit_account, e.class, e.amount_micros, e.seq, e.adjustment_key,
+       e.account_id, e.debit_account, e.credit_account, e.class, e.amount_micros, e.seq, e.adjustment_key, e.fact_id,
        e.posted_at as entry_posted_at
 from chain_link l left join entry e on (e.shard, e.link_number) = (l.shard, l.link_number)
 order by l.shard, l.link_number, e.account_id, e.entry_number
@@ -87,6 +104,8 @@ async def audit(connection: Connection) -> list[str]:
         f"account {row[0]}, entry {row[1]}: not the running balance" for row in await connection.fetch(_RUNNING)
     ]
     differences += [f"{row[0]}: state {row[1]} at {row[2]}" for row in await connection.fetch(_STATES)]
+    differences += [f"fact {row[0]}: not one entry of the same amount" for row in await connection.fetch(_FACTS)]
+    differences += [f"{row[0]}: holds {row[1]}, its disputes {row[2]}" for row in await connection.fetch(_HELD)]
     rest = await connection.fetchval(_OTHER_SIDES)
     if rest != 0:
         differences.append(f"the books do not sum to zero but to {rest}")
@@ -122,8 +141,11 @@ async def _audit_chain(connection: Connection) -> AsyncIterator[str]:
 
 def _line(row: object) -> str:
     found = dict(row)  # type: ignore[call-overload]
-    key = found["adjustment_key"]
-    cause = adjustment_cause(key) if key is not None else charge_cause(found["seq"])
+    key, fact_id = found["adjustment_key"], found["fact_id"]
+    if fact_id is not None:
+        cause = fact_cause(fact_id)
+    else:
+        cause = adjustment_cause(key) if key is not None else charge_cause(found["seq"])
     sides = f"{found['debit_account']} {found['credit_account']} {found['class']}"
     return entry_line(found["account_id"], sides, found["amount_micros"], cause)
 

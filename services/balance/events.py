@@ -23,7 +23,7 @@ def account_message(shard: int, region: str, tenant_id: str, currency: str, told
             currency=currency,
             state=standing.state,
             balance_micros=standing.balance_micros,
-            spendable_micros=standing.balance_micros,
+            spendable_micros=standing.spendable_micros,
             burn_micros_per_hour=standing.burn_micros_per_hour,
             negative_since=standing.negative_since_us,
             amount_micros=None if credit is None else credit.delta_micros,

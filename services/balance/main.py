@@ -8,11 +8,14 @@ import uvloop
 
 from services.balance.api import BalanceApi
 from services.balance.api_hours import HoursApi
+from services.balance.api_payments import PaymentsApi
 from services.balance.app.accounts import Accounts
 from services.balance.app.close_hours import HourCloser
 from services.balance.app.directory import Directory
 from services.balance.app.gaps import GapHealer
 from services.balance.app.hours import Hours
+from services.balance.app.orders import Orders
+from services.balance.app.payments import PaymentPoster
 from services.balance.app.permits import Permits
 from services.balance.app.post import Poster
 from services.balance.app.post_charges import ChargePoster
@@ -28,7 +31,7 @@ from shared.log import configure_logging, get_logger
 from shared.outbox import Relay, keep_topic_layout
 from shared.settings import SharedSettings
 from shared.supervisor import Supervisor
-from shared.topics import CHARGES, TOPICS
+from shared.topics import CHARGES, PAYMENT_EVENTS, TOPICS
 
 logger = get_logger(__name__)
 
@@ -80,12 +83,24 @@ def _wire(
         lanes=own.posting_lanes,
         wait_ms=20,
     )
+    payments = OffsetConsumer(
+        pool,
+        clock,
+        PaymentPoster(clock, settings, poster).apply,
+        bootstrap=settings.kafka_bootstrap,
+        topic_prefix=settings.topic_prefix,
+        topics=(PAYMENT_EVENTS,),
+        group="balance-payments",
+        records_max=own.records_max,
+        wait_ms=20,
+    )
     healer = GapHealer(pool, charges, metering, own.resend_pause_seconds)
 
     def readiness() -> dict[str, str]:
         problems = supervisor.problems()
-        if not consumer.assigned.is_set():
-            problems["consumer"] = problems.get("consumer", "has no partitions yet")
+        for name, found in (("consumer", consumer), ("payments", payments)):
+            if not found.assigned.is_set():
+                problems[name] = problems.get(name, "has no partitions yet")
         return problems
 
     api = create_api("Tollkeeper balance", readiness=readiness)
@@ -93,10 +108,12 @@ def _wire(
     permits = Permits(pool, clock, settings, permit_us=own.permit_seconds * SECOND_US)
     api.include_router(BalanceApi(pool, clock, accounts, permits).router)
     api.include_router(HoursApi(Hours(pool, clock)).router)
-    api.include_router(dead_letter_routes(pool, consumer))
+    api.include_router(PaymentsApi(pool, Orders(pool, clock, accounts)).router)
+    api.include_router(dead_letter_routes(pool, consumer, payments))
     supervisor = Supervisor(
         {
             "consumer": consumer.run,
+            "payments": payments.run,
             "relay": relay.run,
             "gaps": healer.run,
             "hours": HourCloser(pool, clock).run,

@@ -11,3 +11,7 @@ STOPPED_STREAMS = Gauge("tollkeeper_balance_stopped_streams", "Streams that wait
 GAPS = Gauge("tollkeeper_balance_gaps", "Streams that wait for missing batches")
 HOUR_ROWS = Counter("tollkeeper_balance_hour_rows_total", "Rows of closed hours written")
 STOPPED_HOURS = Gauge("tollkeeper_balance_stopped_hours", "Shards whose hours do not add up and are not closed")
+FACTS = Counter("tollkeeper_balance_payment_facts_total", "Facts of payment posted")
+CONFLICTING_FACTS = Counter(
+    "tollkeeper_balance_conflicting_facts_total", "Facts of payment that came again with other contents: page a person"
+)

@@ -5,9 +5,12 @@ from dataclasses import dataclass, field
 
 import asyncpg
 import orjson
+from pydantic import BaseModel
 
 from services.balance.app.accounts import Accounts, AdjustmentRequest
 from services.balance.app.directory import Directory
+from services.balance.app.orders import Orders
+from services.balance.app.payments import PaymentPoster
 from services.balance.app.permits import Permits
 from services.balance.app.post import Poster
 from services.balance.app.post_charges import ChargePoster
@@ -16,7 +19,7 @@ from services.balance.audit import audit
 from services.balance.store.accounts import Account, load_account
 from services.balance.store.adjustments import Adjustment
 from shared.clock import SECOND_US, FixedClock
-from shared.consumer import Poll
+from shared.consumer import Apply, Poll
 from shared.db import Pool, open_pool, transaction
 from shared.dead_letters import insert_dead_letters
 from shared.kafka import Record
@@ -43,7 +46,9 @@ class Books:
     pool: Pool
     clock: FixedClock
     charge_poster: ChargePoster
+    payment_poster: PaymentPoster
     accounts: Accounts
+    orders: Orders
     permits: Permits
     dead: list[str] = field(default_factory=list)
     _offset: int = 0
@@ -57,12 +62,15 @@ class Books:
     def wire(cls, owner_url: str, pool: Pool, clock: FixedClock) -> "Books":
         settings = make_settings()
         poster = Poster(low_cooldown_us=6 * 3600 * SECOND_US)
+        accounts = Accounts(pool, clock, settings, poster)
         return cls(
             owner_url,
             pool,
             clock,
             ChargePoster(clock, Directory(settings.regions, settings.shards), poster),
-            Accounts(pool, clock, settings, poster),
+            PaymentPoster(clock, settings, poster),
+            accounts,
+            Orders(pool, clock, accounts),
             Permits(pool, clock, settings, permit_us=PERMIT_US),
         )
 
@@ -70,14 +78,22 @@ class Books:
         await self.pool.close()
 
     async def post(self, *values: bytes | None) -> None:
-        """Apply one poll of record values in one transaction, as the consumer does."""
+        """Apply one poll of charge batches in one transaction, as the consumer does."""
+        await self._apply(self.charge_poster.apply, values)
+
+    async def pay(self, *events: BaseModel | bytes) -> None:
+        """Apply one poll of payment events in one transaction."""
+        values = [event if isinstance(event, bytes) else event.model_dump_json().encode() for event in events]
+        await self._apply(self.payment_poster.apply, values)
+
+    async def _apply(self, apply: Apply, values: Sequence[bytes | None]) -> None:
         records: list[Record] = []
         for value in values:
             records.append(as_record(value, self._offset))
             self._offset += 1
         poll = Poll(records)
         async with unit_of_work(self.pool) as (connection, after_commit):
-            await self.charge_poster.apply(connection, poll)
+            await apply(connection, poll)
             await insert_dead_letters(connection, poll.dead, self.clock.now_us())
             for callback in poll.callbacks:
                 after_commit(callback)

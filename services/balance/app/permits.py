@@ -1,7 +1,8 @@
 """Granting and redeeming deletion permits, each under the account's lock."""
 
-from services.balance.rules.permits import Debtor, Permit, check_grant, check_redemption, is_live
+from services.balance.rules.permits import Debtor, Permit, check_grant, check_orders, check_redemption, is_live
 from services.balance.store.accounts import Account, lock_account, lock_account_id
+from services.balance.store.orders import load_pending_orders
 from services.balance.store.permits import (
     Redemption,
     insert_permit,
@@ -39,6 +40,8 @@ class Permits:
             grace_us = self._settings.regions[region].grace_seconds * SECOND_US
             debtor = _debtor(account)
             check_grant(debtor, negative_since_us, due_at_us, grace_us, now_us)
+            pending = await load_pending_orders(connection, account.account_id)
+            check_orders(pending, negative_since_us + grace_us, now_us)
             number, last = await load_last_permit(connection, account.account_id, negative_since_us)
             if last is not None and is_live(last, debtor, now_us):
                 return last
@@ -48,6 +51,7 @@ class Permits:
                 account.account_id,
                 negative_since_us,
                 account.credits,
+                account.orders,
                 now_us + self._permit_us,
             )
             await insert_permit(connection, permit, number, due_at_us, now_us)
@@ -73,4 +77,4 @@ class Permits:
 
 
 def _debtor(account: Account) -> Debtor:
-    return Debtor(account.standing.balance_micros, account.standing.negative_since_us, account.credits)
+    return Debtor(account.standing.balance_micros, account.standing.negative_since_us, account.credits, account.orders)

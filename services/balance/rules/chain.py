@@ -25,5 +25,9 @@ def charge_cause(seq: int) -> str:
     return f"batch {seq}"
 
 
+def fact_cause(fact_id: str) -> str:
+    return f"fact {fact_id}"
+
+
 def adjustment_cause(idempotency_key: str) -> str:
     return f"adjustment {idempotency_key}"

@@ -1,7 +1,8 @@
 """When an account is low, exhausted, negative or recovered: a pure state machine over its entries.
 
 Crossings are told entry by entry on the running balance. `negative_since` is posting time; one moment at or above zero
-clears it, and an entry in the customer's favour that leaves the account below zero starts it anew.
+clears it, and a correction in the customer's favour that leaves the account below zero starts it anew; a top-up that
+does not reach zero doesn't.
 """
 
 from collections.abc import Sequence
@@ -9,10 +10,13 @@ from dataclasses import dataclass, replace
 
 from shared.events.account import AccountEventType, AccountState, CreditKind
 
+# New money, as against money that should not have been taken.
+_TOP_UPS: frozenset[CreditKind] = frozenset({"payment", "voucher", "promotion"})
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How an account stands. `low_told` says whether the present episode of `low` was told."""
+    """How an account stands. `low_told`: the present episode of `low` was told; `held_micros`: in open disputes."""
 
     state: AccountState = "opened"
     balance_micros: int = 0
@@ -21,6 +25,11 @@ class Standing:
     negative_since_us: int | None = None
     low_told: bool = False
     low_told_at_us: int | None = None
+    held_micros: int = 0
+
+    @property
+    def spendable_micros(self) -> int:
+        return self.balance_micros - self.held_micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +57,7 @@ def cross(
     standing = replace(standing, burn_micros_per_hour=burn_micros_per_hour)
     told: list[Told] = []
     for movement in movements:
-        standing, kinds = _move(standing, movement.delta_micros, now_us)
+        standing, kinds = _move(standing, movement, now_us)
         if movement.credit_id is not None and movement.delta_micros > 0:
             kinds = ["account.credited", *kinds]
         for kind in kinds:
@@ -58,8 +67,9 @@ def cross(
     return _watch_burn(standing, now_us, low_cooldown_us, told), told
 
 
-def _move(standing: Standing, delta_micros: int, now_us: int) -> tuple[Standing, list[AccountEventType]]:
+def _move(standing: Standing, movement: Movement, now_us: int) -> tuple[Standing, list[AccountEventType]]:
     """The standing after one entry, and which crossings of zero it told, in order."""
+    delta_micros = movement.delta_micros
     before, after = standing.balance_micros, standing.balance_micros + delta_micros
     moved = replace(standing, balance_micros=after)
     if after > 0:
@@ -70,7 +80,7 @@ def _move(standing: Standing, delta_micros: int, now_us: int) -> tuple[Standing,
         emptied = replace(moved, state="exhausted", negative_since_us=None, low_told=False)
         return emptied, ["account.exhausted"] if before != 0 else []
     if before < 0:
-        if delta_micros <= 0 or standing.negative_since_us == now_us:
+        if delta_micros <= 0 or movement.credit_kind in _TOP_UPS or standing.negative_since_us == now_us:
             return moved, []
         return replace(moved, negative_since_us=now_us), ["account.negative"]
     sunk = replace(moved, state="negative", negative_since_us=now_us, low_told=False)

@@ -1,11 +1,13 @@
 """When balance consents to a deletion: pure checks on a locked account.
 
-A permit is bound to `negative_since` and to the number of credits so far: charges leave it alone, any credit voids it.
+A permit is bound to `negative_since` and to the numbers of credits and of order registrations so far: charges leave it
+alone, any credit or order voids it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from shared.clock import format_instant
+from shared.clock import HOUR_US, format_instant
 from shared.errors import Refusal
 
 
@@ -16,6 +18,7 @@ class Debtor:
     balance_micros: int
     negative_since_us: int | None
     credits: int
+    orders: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +27,20 @@ class Permit:
     account_id: int
     negative_since_us: int
     credits: int
+    orders: int
     expires_at_us: int
+
+
+# Orders that nobody tried to pay delay a deletion by no more than this, all together.
+UNATTEMPTED_DELAY_US = 2 * HOUR_US
+
+
+@dataclass(frozen=True, slots=True)
+class PendingOrder:
+    """An order whose payment may still come. `attempted`: the customer tried at the provider."""
+
+    order_id: str
+    attempted: bool
 
 
 def check_grant(debtor: Debtor, negative_since_us: int, due_at_us: int, grace_us: int, now_us: int) -> None:
@@ -37,12 +53,20 @@ def check_grant(debtor: Debtor, negative_since_us: int, due_at_us: int, grace_us
         raise Refusal("not-due", f"deletion is due at {format_instant(due_at_us)}", due_at=format_instant(due_at_us))
 
 
+def check_orders(pending: Iterable[PendingOrder], due_us: int, now_us: int) -> None:
+    """Raise Refusal while a payment may be under way; `due_us` is where the grace period ends."""
+    for order in pending:
+        if order.attempted or now_us < due_us + UNATTEMPTED_DELAY_US:
+            raise Refusal("pending-order", f"order {order.order_id} may still be paid", order_id=order.order_id)
+
+
 def is_live(permit: Permit, debtor: Debtor, now_us: int) -> bool:
     """Whether a permit granted before still holds."""
     return (
         now_us < permit.expires_at_us
         and permit.negative_since_us == debtor.negative_since_us
         and permit.credits == debtor.credits
+        and permit.orders == debtor.orders
         and debtor.balance_micros < 0
     )
 
@@ -55,6 +79,8 @@ def check_redemption(permit: Permit, debtor: Debtor, now_us: int, *, redeemed: b
     _check_debt(debtor, permit.negative_since_us)
     if debtor.credits != permit.credits:
         raise Refusal("credited-since", "the account was credited after the permit was granted; the permit is void")
+    if debtor.orders != permit.orders:
+        raise Refusal("ordered-since", "a payment was ordered after the permit was granted; the permit is void")
     if not redeemed and now_us >= permit.expires_at_us:
         raise Refusal(
             "permit-expired", f"the permit expired at {format_instant(permit.expires_at_us)}; ask for another"

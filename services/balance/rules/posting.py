@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
-from services.balance.rules.chain import CUSTOMER, adjustment_cause, charge_cause, entry_line
+from services.balance.rules.chain import CUSTOMER, adjustment_cause, charge_cause, entry_line, fact_cause
 from services.balance.wire import WireAccount
 
 _BY_ACCOUNT = itemgetter(0, 1)
@@ -31,15 +31,18 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What entries are posted for: a charge batch's number, or an adjustment's key. `place` indexes the shard."""
+    """What entries are posted for: a charge batch's number, an adjustment's key, a fact's id. `place`: of the shard."""
 
     place: int
     seq: int | None = None
     adjustment_key: str | None = None
+    fact_id: str | None = None
 
     @property
     def text(self) -> str:
         """As the chain writes it."""
+        if self.fact_id is not None:
+            return fact_cause(self.fact_id)
         return adjustment_cause(self.adjustment_key) if self.adjustment_key is not None else charge_cause(self.seq or 0)
 
 
@@ -128,6 +131,41 @@ def lay_out(parts: list[Part], causes: Sequence[Cause], table: SideTable) -> Pos
         burn_micros = account.burn_micros_per_hour
         accounts.append((account_id, change_micros, ordinal, favours, burn_micros, causes[cause].place))
     return Posting(table.sides, causes, accounts, entries, restless)
+
+
+@dataclass(frozen=True, slots=True)
+class FactEntry:
+    """An entry caused by a fact of payment, positive in the customer's favour; one per account and posting at most."""
+
+    account_id: int
+    place: int
+    fact_id: str
+    amount_micros: int
+    counter_account: str
+    entry_class: str
+    burn_micros_per_hour: int
+
+
+def post_facts(facts: Sequence[FactEntry]) -> Posting:
+    """One entry per fact, between the customer and the fact's counter account."""
+    ordered = sorted(facts, key=lambda fact: fact.account_id)
+    return Posting(
+        [
+            Side(fact.counter_account, CUSTOMER, fact.entry_class)
+            if fact.amount_micros > 0
+            else Side(CUSTOMER, fact.counter_account, fact.entry_class)
+            for fact in ordered
+        ],
+        [Cause(fact.place, fact_id=fact.fact_id) for fact in ordered],
+        [
+            (fact.account_id, fact.amount_micros, 1, int(fact.amount_micros > 0), fact.burn_micros_per_hour, fact.place)
+            for fact in ordered
+        ],
+        [
+            (fact.account_id, 1, abs(fact.amount_micros), fact.amount_micros, number, number)
+            for number, fact in enumerate(ordered)
+        ],
+    )
 
 
 def adjust(account_id: int, amount_micros: int, idempotency_key: str, burn_micros_per_hour: int) -> Posting:

@@ -10,7 +10,7 @@ from shared.db import Connection
 
 _COLUMNS = """
     account_id, shard, region, tenant_id, currency, opened_at, credits, last_posted_at, state, balance_micros,
-    burn_micros_per_hour, account_version, negative_since, low_told, low_told_at
+    burn_micros_per_hour, account_version, negative_since, low_told, low_told_at, held_micros, orders
 """
 
 
@@ -23,6 +23,7 @@ class Account:
     currency: str
     opened_at_us: int
     credits: int
+    orders: int
     last_posted_at_us: int
     standing: Standing
 
@@ -99,6 +100,21 @@ async def load_account(connection: Connection, region: str, tenant_id: str) -> A
     return None if row is None else _account(row)
 
 
+async def load_accounts_of(
+    connection: Connection, accounts: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], Account]:
+    """The accounts among (region, tenant_id) that are there; the caller holds their chain heads."""
+    rows = await connection.fetch(
+        f"""
+        select {_COLUMNS} from unnest($1::text[], $2::text[]) k(region, tenant_id)
+        join account a using (region, tenant_id)
+        """,  # noqa: S608 - a constant
+        [region for region, _ in accounts],
+        [tenant_id for _, tenant_id in accounts],
+    )
+    return {(row["region"], row["tenant_id"]): _account(row) for row in rows}
+
+
 async def load_accounts(
     connection: Connection, after_id: int, limit: int, *, balance_at_most_micros: int | None
 ) -> list[Account]:
@@ -145,6 +161,7 @@ def _account(row: asyncpg.Record) -> Account:
         currency=row["currency"],
         opened_at_us=row["opened_at"],
         credits=row["credits"],
+        orders=row["orders"],
         last_posted_at_us=row["last_posted_at"],
         standing=Standing(
             state=row["state"],
@@ -154,5 +171,6 @@ def _account(row: asyncpg.Record) -> Account:
             negative_since_us=row["negative_since"],
             low_told=row["low_told"],
             low_told_at_us=row["low_told_at"],
+            held_micros=row["held_micros"],
         ),
     )

@@ -12,7 +12,7 @@ async def load_last_permit(
     """The number of permits granted for a debt so far, and the last one."""
     row = await connection.fetchrow(
         """
-        select number, permit_id, account_id, negative_since, credits, expires_at from deletion_permit
+        select number, permit_id, account_id, negative_since, credits, orders, expires_at from deletion_permit
         where account_id = $1 and negative_since = $2 order by number desc limit 1
         """,
         account_id,
@@ -30,14 +30,15 @@ async def insert_permit(
     await connection.execute(
         """
         insert into deletion_permit
-          (permit_id, account_id, number, negative_since, credits, due_at, granted_at, expires_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8)
+          (permit_id, account_id, number, negative_since, credits, orders, due_at, granted_at, expires_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
         """,
         permit.permit_id,
         permit.account_id,
         number,
         permit.negative_since_us,
         permit.credits,
+        permit.orders,
         due_at_us,
         granted_at_us,
         permit.expires_at_us,
@@ -46,7 +47,8 @@ async def insert_permit(
 
 async def load_permit(connection: Connection, permit_id: str) -> Permit | None:
     row = await connection.fetchrow(
-        "select permit_id, account_id, negative_since, credits, expires_at from deletion_permit where permit_id = $1",
+        "select permit_id, account_id, negative_since, credits, orders, expires_at from deletion_permit"
+        " where permit_id = $1",
         permit_id,
     )
     return None if row is None else Permit(*row)

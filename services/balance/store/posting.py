@@ -26,17 +26,19 @@ with moved as (
   from moved m where a.account_id = m.account_id
   returning a.account_id, old.balance_micros as balance_before, old.entries as entries_before, a.state, a.low_told,
     a.shard, a.region, a.tenant_id, a.currency, old.burn_micros_per_hour as burn_before, a.account_version,
-    a.negative_since, a.low_told_at, a.balance_micros as balance, a.burn_micros_per_hour as burn, m.credits as credited
+    a.negative_since, a.low_told_at, a.balance_micros as balance, a.burn_micros_per_hour as burn, m.credits as credited,
+    a.held_micros
 ), inserted as (
   insert into entry (account_id, entry_number, day, posted_at, debit_account, credit_account, amount_micros,
-    balance_after_micros, class, shard, seq, adjustment_key, link_number)
+    balance_after_micros, class, shard, seq, adjustment_key, fact_id, link_number)
   select e.account_id, u.entries_before + e.ordinal, ($12::date[])[c.place], ($13::timestamptz[])[c.place],
     ($14::text[])[e.side], ($15::text[])[e.side], e.amount, u.balance_before + e.running, ($16::text[])[e.side],
-    u.shard, c.seq, c.adjustment_key, ($11::bigint[])[c.place]
+    u.shard, c.seq, c.adjustment_key, c.fact_id, ($11::bigint[])[c.place]
   from unnest($7::bigint[], $8::int[], $9::bigint[], $10::bigint[], $17::int[], $18::int[])
     e(account_id, ordinal, amount, running, side, cause)
   join updated u using (account_id)
-  join unnest($19::int[], $20::bigint[], $21::text[]) with ordinality c(place, seq, adjustment_key, number)
+  join unnest($19::int[], $20::bigint[], $21::text[], $23::text[]) with ordinality
+    c(place, seq, adjustment_key, fact_id, number)
     on c.number = e.cause
 )
 select * from updated u
@@ -98,6 +100,7 @@ async def post_entries(connection: Connection, posting: Posting, places: Sequenc
         [cause.seq for cause in posting.causes],
         [cause.adjustment_key for cause in posting.causes],
         posting.restless,
+        [cause.fact_id for cause in posting.causes],
     )
     return [_touched(row) for row in found]
 
@@ -117,5 +120,6 @@ def _touched(row: asyncpg.Record) -> Touched:
             negative_since_us=row["negative_since"],
             low_told=row["low_told"],
             low_told_at_us=row["low_told_at"],
+            held_micros=row["held_micros"],
         ),
     )

@@ -11,7 +11,7 @@ async def load_entries(connection: Connection, account_id: int, after_number: in
     rows = await connection.fetch(
         """
         select e.entry_number, e.posted_at, e.debit_account, e.credit_account, e.amount_micros, e.balance_after_micros,
-               e.class, e.shard, e.seq, e.adjustment_key, a.reason, a.actor
+               e.class, e.shard, e.seq, e.adjustment_key, e.fact_id, a.reason, a.actor
         from entry e left join adjustment a on a.account_id = e.account_id and a.idempotency_key = e.adjustment_key
         where e.account_id = $1 and e.entry_number > $2 order by e.entry_number limit $3
         """,

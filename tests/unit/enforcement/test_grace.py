@@ -85,7 +85,7 @@ class Pair:
             return
         try:
             check_grant(self._debtor(), case.negative_since_us, case.due_at_us, GRACE_US, self.now_us)
-            permit = Permit("permit", 1, case.negative_since_us, self.credits, self.now_us + MINUTE_US)
+            permit = Permit("permit", 1, case.negative_since_us, self.credits, 0, self.now_us + MINUTE_US)
             if attempt.between is not None:
                 self.post(attempt.between)
             check_redemption(permit, self._debtor(), self.now_us, redeemed=False)
@@ -102,7 +102,7 @@ class Pair:
             self.reminded.append((self.case.case_id, reminder.planned_at_us))
 
     def _debtor(self) -> Debtor:
-        return Debtor(self.standing.balance_micros, self.standing.negative_since_us, self.credits)
+        return Debtor(self.standing.balance_micros, self.standing.negative_since_us, self.credits, 0)
 
 
 def _account(standing: Standing) -> Account:
@@ -176,9 +176,9 @@ def test_the_enumeration_sees_a_timer_that_does_not_begin_again(monkeypatch: pyt
 _move = crossing._move
 
 
-def _move_without_restart(standing: Standing, delta_micros: int, now_us: int) -> tuple[Standing, list[str]]:
+def _move_without_restart(standing: Standing, movement: Movement, now_us: int) -> tuple[Standing, list[str]]:
     """A planted bug: a favour that leaves the account below zero leaves its time alone."""
-    moved, kinds = _move(standing, delta_micros, now_us)
+    moved, kinds = _move(standing, movement, now_us)
     if standing.balance_micros < 0 and moved.balance_micros < 0:
         return replace(moved, negative_since_us=standing.negative_since_us), list(kinds)
     return moved, list(kinds)
