@@ -5,6 +5,7 @@ that notes it. What is not known freezes the case; out of reach means wait.
 """
 
 import asyncio
+import math
 from dataclasses import asdict, replace
 
 from services.enforcement import metrics
@@ -12,7 +13,7 @@ from services.enforcement.app.clock_guard import ClockGuard
 from services.enforcement.app.enforce import Enforce
 from services.enforcement.balance_client import BalanceClient, BalanceRefusalError, PermitAnswer, RedemptionAnswer
 from services.enforcement.messages import DeleteOrder
-from services.enforcement.positions import Positions
+from services.enforcement.positions import Ends, Positions
 from services.enforcement.rules.deletion import Case, Evidence, find_objections
 from services.enforcement.store.accounts import load_versions
 from services.enforcement.store.breakers import take_allowance
@@ -30,6 +31,8 @@ logger = get_logger(__name__)
 
 CASES_MAX = 50
 CATCH_UP_PAUSE_SECONDS = 0.05
+# One question to the broker serves the cases of a pass; what an account did since is asked of balance for each.
+ENDS_AGE_SECONDS_MAX = 1.0
 NO_GUARDS = "guards are not installed for this runtime: nothing is deleted, this is a plan"
 
 
@@ -47,6 +50,8 @@ class Deletions:
         self._positions = positions
         self.guard = ClockGuard(enforce.pool, enforce.clock, enforce.settings)
         self._retry_at: dict[str, float] = {}
+        self._ends: Ends = {}
+        self._ends_asked_at = -math.inf
 
     async def run(self) -> None:
         """Examine due cases until cancelled."""
@@ -112,10 +117,12 @@ class Deletions:
 
     async def _catch_up(self) -> int:
         """Wait a while until what is published by now is applied; answer how many records still are not."""
-        ends = await self._positions.load_ends()
         loop = asyncio.get_running_loop()
+        if loop.time() - self._ends_asked_at > ENDS_AGE_SECONDS_MAX:
+            asked_at = loop.time()
+            self._ends, self._ends_asked_at = await self._positions.load_ends(), asked_at
         deadline = loop.time() + self._settings.enforcement_catch_up_seconds_max
-        while (unseen := await self._positions.count_unseen(ends)) and loop.time() < deadline:
+        while (unseen := await self._positions.count_unseen(self._ends)) and loop.time() < deadline:
             await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
         return unseen
 
