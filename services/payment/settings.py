@@ -60,6 +60,7 @@ class PaymentSettings(BaseSettings):
     rate_age_seconds_max: int = Field(default=7 * 86400, ge=60)
     # How long a marked order may be unknown before its webhook goes to the queue.
     unknown_order_seconds: int = Field(default=600, ge=0)
+    attempt_poll_seconds: float = Field(default=1, gt=0)
     early_fact_days: int = Field(default=90, ge=1)
 
 

@@ -48,7 +48,7 @@ class Notice:
     """One callback, read. `event_id` names it for ever: the same result delivered again has the same id.
 
     Stripe: `event_id` is the Event's; `region` and `order_id` are the marks of our metadata, None where it has none.
-    Facts about a payment (refunds, disputes) need no marks: they name it by id. Facts that name an order name `order_id`.
+    Facts about a payment (refunds, disputes) need no marks: they name it by id. Facts that name an order name this one.
     VNPay: `event_id` is "<TxnRef>:<TransactionNo>:<ResponseCode>:<TransactionStatus>", `region` is None, `order_id`
     comes from TxnRef (None where it is none of ours) and `money` is the amount it states, also where nothing was paid.
     """

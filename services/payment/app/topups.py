@@ -1,0 +1,180 @@
+"""Making an order: commit it, register it at balance, open the provider's page. Each step is resumed by a repeat."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+
+import orjson
+
+from services.payment.app.facts import Cause, FactApplier
+from services.payment.app.rates import Rates
+from services.payment.balance_client import BalanceClient
+from services.payment.providers import PageOrder, Provider, ProviderName, ProviderRefusal
+from services.payment.rules.conversion import RATE_ONE_E12, check_limits, check_quote, parse_amount
+from services.payment.rules.facts import Declined
+from services.payment.store.orders import NewOrder, StoredOrder, insert_order, load_order, save_page
+from services.payment.store.rates import load_quote
+from shared.clock import SECOND_US
+from shared.db import Connection, transaction
+from shared.errors import Refusal
+from shared.ids import content_hash, fact_id, shard_of
+
+
+@dataclass(frozen=True, slots=True)
+class TopUpRequest:
+    """What a customer asks for. `payer_ip` comes from the connection and is no part of what must be repeated."""
+
+    region: str
+    tenant_id: str
+    amount: str
+    currency: str
+    provider: ProviderName
+    idempotency_key: str
+    quote_id: str | None = None
+    email: str = ""
+    payer_name: str = ""
+    locale: str = ""
+    bank_code: str = ""
+    save_card: bool = False
+    payer_ip: str = field(default="", compare=False)
+
+    @property
+    def order_id(self) -> str:
+        return fact_id("order", self.region, self.tenant_id, self.idempotency_key)
+
+    @property
+    def request_hash(self) -> bytes:
+        body = {name: value for name, value in asdict(self).items() if name != "payer_ip"}
+        return content_hash(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
+
+
+class TopUps:
+    """Use cases of a customer who buys credits."""
+
+    def __init__(
+        self,
+        rates: Rates,
+        balance: BalanceClient,
+        providers: Mapping[ProviderName, Provider],
+        applier: FactApplier,
+    ) -> None:
+        self._rates = rates
+        self._settings = rates.settings
+        self._balance = balance
+        self._providers = providers
+        self._applier = applier
+
+    async def create(self, request: TopUpRequest) -> StoredOrder:
+        """Make an order with its page, once per Idempotency-Key; a repeat goes on where the last attempt ended.
+
+        Raises Refusal for a request that can't be taken, TransientFault when balance or the provider is out of reach.
+        """
+        order = await self.commit_order(request)
+        if order.page_url is not None:
+            return order
+        if order.state != "pending":
+            raise Refusal("order-ended", f"the order {order.order_id} is {order.state}; make a new one")
+        if self._rates.clock.now_us() >= order.expires_at:
+            raise Refusal("order-expired", f"the order {order.order_id} was not opened in time; make a new one")
+        await self._balance.register(order)
+        return await self._open_page(order)
+
+    async def load(self, order_id: str) -> StoredOrder:
+        """An order as it stands. Raises Refusal for none."""
+        async with transaction(self._rates.pool) as connection:
+            found = await load_order(connection, order_id)
+        if found is None:
+            raise Refusal("order-not-found", f"there is no order {order_id}", status=404)
+        return found
+
+    async def commit_order(self, request: TopUpRequest) -> StoredOrder:
+        """The order of a request, committed now or before. Raises Refusal for a key that named something else."""
+        async with transaction(self._rates.pool) as connection:
+            found = await load_order(connection, request.order_id)
+            if found is None:
+                await insert_order(connection, await self._agree(connection, request))
+                found = await load_order(connection, request.order_id)
+                assert found is not None, "it was inserted now or by somebody else"
+        if found.request_hash != request.request_hash:
+            raise Refusal("idempotency-key-reused", "this Idempotency-Key was used with another body")
+        return found
+
+    async def _agree(self, connection: Connection, request: TopUpRequest) -> NewOrder:
+        """What is agreed on: amount, credit and rate stand from here on. Raises Refusal."""
+        account_currency = self._rates.account_currency(request.region)
+        money = parse_amount(request.amount, request.currency)
+        self.check_offer(request.provider, money.currency)
+        limit = self._settings.limits.get(request.provider, {}).get(money.currency)
+        if limit is not None:
+            check_limits(money, limit.min, limit.max)
+        now_us = self._rates.clock.now_us()
+        credit_micros, rate_e12, rate_date = money.amount_micros, RATE_ONE_E12, None
+        if money.currency != account_currency:
+            quote = await load_quote(connection, request.quote_id or "")
+            if quote is None:
+                detail = f"the region {request.region} is in {account_currency}: give the quote_id of a POST /v1/quotes"
+                raise Refusal("quote-needed", detail, status=422)
+            check_quote(quote, request.region, money, now_us)
+            credit_micros, rate_e12, rate_date = quote.credit_micros, quote.rate.rate_e12, quote.rate.valid_on
+        return NewOrder(
+            order_id=request.order_id,
+            region=request.region,
+            tenant_id=request.tenant_id,
+            shard=shard_of(request.region, request.tenant_id, self._rates.shared.shards),
+            idempotency_key=request.idempotency_key,
+            request_hash=request.request_hash,
+            provider=request.provider,
+            amount_micros=money.amount_micros,
+            currency=money.currency,
+            account_currency=account_currency,
+            credit_micros=credit_micros,
+            rate_e12=rate_e12,
+            rate_date=rate_date,
+            quote_id=request.quote_id if rate_date is not None else None,
+            email=request.email,
+            payer_name=request.payer_name,
+            payer_ip=request.payer_ip,
+            locale=request.locale,
+            bank_code=request.bank_code,
+            save_card=request.save_card,
+            created_at=now_us,
+            expires_at=now_us + self._settings.order_seconds * SECOND_US,
+        )
+
+    def check_offer(self, provider: ProviderName, currency: str) -> None:
+        """Refuse a provider that this deployment has no key for, and VNPay with anything but dong."""
+        if provider not in self._providers:
+            raise Refusal("provider-not-configured", f"{provider} is not offered here: it has no keys", status=422)
+        if provider == "vnpay" and currency != "VND":
+            raise Refusal("currency-not-supported", "VNPay takes Vietnamese dong (VND) only", status=422)
+
+    async def _open_page(self, order: StoredOrder) -> StoredOrder:
+        try:
+            page = await self._providers[order.provider].open_page(self._page_order(order))
+        except ProviderRefusal as refusal:
+            # Nothing was opened and never will be: balance must not wait for it.
+            declined = Declined(order.order_id, refusal.code, final=True)
+            async with transaction(self._rates.pool) as connection:
+                cause = Cause(order.provider, f"page refused: {refusal.code}")
+                await self._applier.apply_facts(connection, [declined], cause)
+            raise
+        async with transaction(self._rates.pool) as connection:
+            await save_page(connection, order.order_id, page.url, page.reference, self._rates.clock.now_us())
+            saved = await load_order(connection, order.order_id)
+        assert saved is not None, "orders are never deleted"
+        return saved
+
+    def _page_order(self, order: StoredOrder) -> PageOrder:
+        return PageOrder(
+            order_id=order.order_id,
+            region=order.region,
+            tenant_id=order.tenant_id,
+            money=order.money,
+            created_at_us=order.created_at,
+            expires_at_us=order.expires_at,
+            return_url=self._settings.public_url.rstrip("/"),
+            payer_ip=order.payer_ip,
+            locale=order.locale or None,
+            email=order.email or None,
+            bank_code=order.bank_code or None,
+            save_card=order.save_card,
+        )

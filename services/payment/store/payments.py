@@ -1,0 +1,171 @@
+"""Captured payments with their refunds and disputes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from services.payment.providers import ProviderName
+from services.payment.rules.decision import Dispute, Refund
+from services.payment.rules.facts import Money, Paid
+from services.payment.rules.reversals import Payment
+from shared.db import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPayment:
+    """A payment with whose it is; `region` and `tenant_id` are None until an operator says so."""
+
+    payment: Payment
+    order_id: str | None
+    region: str | None
+    tenant_id: str | None
+    provider: ProviderName
+    account_currency: str | None
+
+
+async def lock_payment_ids(connection: Connection, payment_ids: Sequence[str]) -> None:
+    """Let nobody else decide about these payments in this transaction, whether they have rows yet or not."""
+    await connection.execute(
+        """
+        select pg_advisory_xact_lock(key) from (
+          select distinct hashtextextended(id, 20) as key from unnest($1::text[]) id order by key offset 0
+        ) keys
+        """,
+        list(payment_ids),
+    )
+
+
+async def load_payment(connection: Connection, payment_id: str) -> StoredPayment | None:
+    """A payment with its reversals, as the rules see it."""
+    row = await connection.fetchrow(
+        """
+        select p.*, array(
+            select row(r.refund_id, r.amount_micros, r.state, r.reason) from refund r
+            where r.payment_id = p.payment_id order by r.at, r.refund_id
+          ) as refunds, array(
+            select row(d.dispute_id, d.amount_micros, d.held_micros, d.withdrawn, d.outcome) from dispute d
+            where d.payment_id = p.payment_id order by d.at, d.dispute_id
+          ) as disputes
+        from payment p where p.payment_id = $1
+        """,
+        payment_id,
+    )
+    if row is None:
+        return None
+    payment = Payment(
+        payment_id,
+        Money(row["paid_micros"], row["paid_currency"]),
+        row["credit_micros"],
+        row["credited_at"] is not None,
+        tuple(Refund(*item) for item in row["refunds"]),
+        tuple(Dispute(*item) for item in row["disputes"]),
+    )
+    return StoredPayment(
+        payment, row["order_id"], row["region"], row["tenant_id"], row["provider"], row["account_currency"]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Whose payment it is, and in which currency it is credited."""
+
+    region: str
+    tenant_id: str
+    account_currency: str
+
+
+async def insert_payment(
+    connection: Connection,
+    fact: Paid,
+    provider: ProviderName,
+    order_id: str | None,
+    holder: Holder | None,
+    credit_micros: int | None,
+    now_us: int,
+) -> None:
+    """Keep a payment as captured; `credit_micros` None: nothing is credited for it yet."""
+    card = fact.saved_card
+    payer = fact.payer
+    await connection.execute(
+        """
+        insert into payment (payment_id, order_id, region, tenant_id, provider, paid_micros, paid_currency,
+          account_currency, credit_micros, paid_at, captured_at, reference, payer_name, payer_email, card_customer,
+          card_method)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        """,
+        fact.payment_id,
+        order_id,
+        None if holder is None else holder.region,
+        None if holder is None else holder.tenant_id,
+        provider,
+        fact.money.amount_micros,
+        fact.money.currency,
+        None if holder is None else holder.account_currency,
+        credit_micros,
+        fact.at_us,
+        now_us,
+        fact.reference,
+        (payer and payer.name) or "",
+        (payer and payer.email) or "",
+        None if card is None else card.customer,
+        None if card is None else card.method,
+    )
+
+
+async def credit_payment(connection: Connection, payment_id: str, holder: Holder, credit_micros: int) -> None:
+    """Say what is credited for a payment that had nothing yet, and to whom."""
+    await connection.execute(
+        """
+        update payment set credit_micros = $2, region = $3, tenant_id = $4, account_currency = $5
+        where payment_id = $1 and credit_micros is null
+        """,
+        payment_id,
+        credit_micros,
+        holder.region,
+        holder.tenant_id,
+        holder.account_currency,
+    )
+
+
+async def mark_credited(connection: Connection, payment_id: str, at_us: int) -> bool:
+    """Remember that balance credited a payment; answer False where that was known."""
+    status = await connection.execute(
+        "update payment set credited_at = $2 where payment_id = $1 and credited_at is null", payment_id, at_us
+    )
+    return status.endswith(" 1")
+
+
+async def upsert_refund(connection: Connection, payment_id: str, refund: Refund, told_micros: int, now_us: int) -> None:
+    await connection.execute(
+        """
+        insert into refund (payment_id, refund_id, amount_micros, state, reason, told_micros, at, changed_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $7)
+        on conflict (payment_id, refund_id) do update
+        set state = excluded.state, reason = excluded.reason, changed_at = excluded.changed_at
+        """,
+        payment_id,
+        refund.refund_id,
+        refund.amount_micros,
+        refund.state,
+        refund.reason,
+        told_micros,
+        now_us,
+    )
+
+
+async def upsert_dispute(connection: Connection, payment_id: str, dispute: Dispute, now_us: int) -> None:
+    await connection.execute(
+        """
+        insert into dispute (payment_id, dispute_id, amount_micros, held_micros, withdrawn, outcome, at, changed_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $7)
+        on conflict (payment_id, dispute_id) do update
+        set held_micros = excluded.held_micros, withdrawn = excluded.withdrawn, outcome = excluded.outcome,
+          changed_at = excluded.changed_at
+        """,
+        payment_id,
+        dispute.dispute_id,
+        dispute.amount_micros,
+        dispute.held_micros,
+        dispute.withdrawn,
+        dispute.outcome,
+        now_us,
+    )

@@ -1,0 +1,95 @@
+"""A provider that the test plays, and a balance that takes registrations."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.responses import JSONResponse
+
+from services.payment.providers import (
+    AskedOrder,
+    NeedsCustomer,
+    Page,
+    PageOrder,
+    ProviderName,
+    ProviderRefusal,
+    RefundOrder,
+    SavedCharge,
+)
+from services.payment.rules.facts import Fact, Refunded
+from shared.errors import TransientFault
+from shared.http import problem
+
+
+@dataclass
+class FakeProvider:
+    """`down`: out of reach; `refuses`: every question is refused for good. Refunds are idempotent by request id."""
+
+    name: ProviderName
+    down: bool = False
+    refuses: bool = False
+    opened: list[PageOrder] = field(default_factory=list)
+    refunds: dict[str, RefundOrder] = field(default_factory=dict)
+    answers: dict[str, Fact] = field(default_factory=dict)
+    events: list[tuple[int, bytes]] = field(default_factory=list)
+    expired: list[str] = field(default_factory=list)
+
+    def _check(self) -> None:
+        if self.down:
+            raise TransientFault(f"{self.name} is out of reach")
+        if self.refuses:
+            raise ProviderRefusal("provider-says-no", "the fake refuses")
+
+    async def open_page(self, order: PageOrder) -> Page:
+        self._check()
+        self.opened.append(order)
+        return Page(f"https://{self.name}.test/{order.order_id}", f"page_{order.order_id}")
+
+    async def look_up(self, order: AskedOrder) -> Sequence[Fact]:
+        self._check()
+        return [self.answers[order.order_id]] if order.order_id in self.answers else []
+
+    async def refund(self, refund: RefundOrder) -> Fact:
+        self._check()
+        self.refunds.setdefault(refund.request_id, refund)
+        if refund.request_id in self.answers:
+            return self.answers[refund.request_id]
+        return Refunded(refund.payment_id, f"{self.name}:re_{refund.request_id}", refund.money, "pending")
+
+    async def charge_saved(self, charge: SavedCharge) -> Fact | NeedsCustomer:
+        self._check()
+        return NeedsCustomer(charge.order_id, "pi_1", "authentication_required")
+
+    async def expire(self, order: AskedOrder) -> None:
+        self._check()
+        self.expired.append(order.order_id)
+
+    async def list_events(self, since_us: int) -> AsyncIterator[bytes]:
+        self._check()
+        for at_us, body in self.events:
+            if at_us >= since_us:
+                yield body
+
+    async def close(self) -> None:
+        self.down = True
+
+
+class FakeBalance:
+    """Takes registrations of orders; `down` makes every question fail, `refuses` answers 409."""
+
+    def __init__(self) -> None:
+        self.down = False
+        self.refuses = False
+        self.registered: dict[str, dict[str, Any]] = {}
+        self.api = FastAPI()
+        self.api.put("/v1/accounts/{region}/{tenant_id}/orders/{order_id}", response_model=None)(self.register)
+
+    def register(self, region: str, tenant_id: str, order_id: str, body: dict[str, Any]) -> JSONResponse:
+        if self.down:
+            return JSONResponse({}, status_code=503)
+        if self.refuses:
+            return problem(409, "no", "the fake refuses")
+        known = order_id in self.registered
+        self.registered[order_id] = {"region": region, "tenant_id": tenant_id, **body}
+        return JSONResponse({}, status_code=200 if known else 201)
