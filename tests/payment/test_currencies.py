@@ -166,8 +166,29 @@ ZAR 12.34 1234 12.345
 ZMW 12.34 1234 12.345
 """
 DECIMALS = {
-    **dict.fromkeys("BIF CLP DJF GNF ISK JPY KMF KRW MGA PYG RWF UGX VND VUV XAF XOF XPF".split(), "0"),
-    **dict.fromkeys("BHD JOD KWD OMR TND".split(), "3"),
+    **dict.fromkeys(
+        [
+            "BIF",
+            "CLP",
+            "DJF",
+            "GNF",
+            "ISK",
+            "JPY",
+            "KMF",
+            "KRW",
+            "MGA",
+            "PYG",
+            "RWF",
+            "UGX",
+            "VND",
+            "VUV",
+            "XAF",
+            "XOF",
+            "XPF",
+        ],
+        "0",
+    ),
+    **dict.fromkeys(["BHD", "JOD", "KWD", "OMR", "TND"], "3"),
 }
 ROWS = [line.split() for line in TABLE.strip().splitlines()]
 
