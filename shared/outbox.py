@@ -151,8 +151,8 @@ class Relay:
         rows = await self._load_unpublished(connection)
         if not rows:
             return 0
-        await self._send(rows)
-        await self._mark(connection, rows)
+        offsets = await self._send(rows)
+        await self._mark(connection, rows, offsets)
         return len(rows)
 
     async def _load_unpublished(self, connection: Connection) -> list[asyncpg.Record]:
@@ -177,8 +177,11 @@ class Relay:
                 return rows[:number]
         return rows
 
-    async def _send(self, rows: Sequence[asyncpg.Record]) -> None:
-        """Hand every message to the producer in order and wait for every acknowledgement."""
+    async def _send(self, rows: Sequence[asyncpg.Record]) -> dict[tuple[str, int], int]:
+        """Hand every message to the producer in order and wait for every acknowledgement.
+
+        Answers the offset after the last message by topic, without its prefix, and partition.
+        """
         try:
             futures = []
             for row in rows:
@@ -192,11 +195,18 @@ class Relay:
                         headers=[("content-type", row["content_type"].encode())],
                     )
                 )
-            await asyncio.gather(*futures)
+            sent = await asyncio.gather(*futures)
         except KafkaError as error:
             raise TransientFault(f"the broker did not take the outbox: {error!r}") from error
+        offsets: dict[tuple[str, int], int] = {}
+        for row, at in zip(rows, sent, strict=True):
+            key = row["topic"], at.partition
+            offsets[key] = max(offsets.get(key, 0), at.offset + 1)
+        return offsets
 
-    async def _mark(self, connection: Connection, rows: Sequence[asyncpg.Record]) -> None:
+    async def _mark(
+        self, connection: Connection, rows: Sequence[asyncpg.Record], offsets: dict[tuple[str, int], int]
+    ) -> None:
         last: dict[int, int] = {row["stream"]: row["seq"] for row in rows}
         await connection.execute(
             """
@@ -205,6 +215,16 @@ class Relay:
             """,
             list(last),
             list(last.values()),
+        )
+        await connection.execute(
+            """
+            insert into published_offset (topic, partition, next_offset)
+            select * from unnest($1::text[], $2::int[], $3::bigint[])
+            on conflict (topic, partition) do update set next_offset = excluded.next_offset
+            """,
+            [topic for topic, _ in sorted(offsets)],
+            [partition for _, partition in sorted(offsets)],
+            [offsets[key] for key in sorted(offsets)],
         )
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import uvloop
@@ -10,10 +11,12 @@ from services.metering.api import MeteringApi
 from services.metering.app.guard import ClockGuard
 from services.metering.app.intake import Intake, report_pending
 from services.metering.app.lifecycle import Rules
+from services.metering.app.restore import Restore
 from services.metering.app.tick import Ticker
 from services.metering.app.work import Prices
 from services.metering.settings import Settings
 from services.metering.store.shards import ensure_shards
+from services.metering.topic_reader import TopicReader
 from shared.clock import MINUTE_US, Clock, open_clock
 from shared.consumer import OffsetConsumer
 from shared.db import SHARED_MIGRATIONS, Pool, ensure_partitions, migrate, open_pool, transaction
@@ -48,20 +51,32 @@ async def run_service(settings: Settings) -> None:
     producer = await open_producer(settings.kafka_bootstrap, f"{settings.topic_prefix}metering")
     try:
         relay = Relay(pool, producer, clock, topic_prefix=settings.topic_prefix, partitions=partitions)
-        supervisor = _wire(settings, pool, clock, relay)
+        prices = Prices()
+        await _make_restore(settings, pool, clock, prices).run()
+        supervisor = _wire(settings, pool, clock, prices, relay)
         await supervisor.run()
     finally:
         await producer.stop()
         await pool.close()
 
 
-def _wire(settings: Settings, pool: Pool, clock: Clock, relay: Relay) -> Supervisor:
-    prices = Prices()
-    rules = Rules(settings.regions, settings.shards, settings.limits)
-    intake = Intake(clock, prices, rules)
-    guard = ClockGuard(pool, clock, settings)
-    ticker = Ticker(pool, clock, prices, settings, relay, guard)
-    consumer = OffsetConsumer(
+def _make_restore(settings: Settings, pool: Pool, clock: Clock, prices: Prices) -> Restore:
+    # Of what is taken in again nothing is new: how much it would debit at once is no reason to doubt it.
+    limits = replace(settings.limits, correction_hours_max=None)
+    intake = Intake(clock, prices, Rules(settings.regions, settings.shards, limits, publishes=False))
+    return Restore(
+        pool,
+        clock,
+        prices,
+        settings,
+        reader=TopicReader(settings.kafka_bootstrap, settings.topic_prefix),
+        intake=intake,
+        consumer=_make_consumer(settings, pool, clock, intake),
+    )
+
+
+def _make_consumer(settings: Settings, pool: Pool, clock: Clock, intake: Intake) -> OffsetConsumer:
+    return OffsetConsumer(
         pool,
         clock,
         intake.apply,
@@ -71,6 +86,14 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, relay: Relay) -> Supervi
         group="metering",
         records_max=settings.metering_poll_records_max,
     )
+
+
+def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: Relay) -> Supervisor:
+    rules = Rules(settings.regions, settings.shards, settings.limits)
+    intake = Intake(clock, prices, rules)
+    guard = ClockGuard(pool, clock, settings)
+    ticker = Ticker(pool, clock, prices, settings, relay, guard)
+    consumer = _make_consumer(settings, pool, clock, intake)
 
     async def tick() -> None:
         await guard.check_start()

@@ -28,6 +28,11 @@ class Databases:
         await create_database(self._admin_url, name, template=template)
         return name, *self._urls(name)
 
+    async def copy(self, name: str, to: str) -> None:
+        """Make `to` anew as a copy of a database that nobody is in."""
+        await drop_database(self._admin_url, to)
+        await create_database(self._admin_url, to, template=name)
+
     async def drop(self, name: str) -> None:
         await drop_database(self._admin_url, name)
 

@@ -196,6 +196,22 @@ class Cluster:
             found.append(f"--- {name}\n" + "\n".join(told[-12:]))
         return "\n".join(found)
 
+    # Backups of a database whose service does not run
+
+    def back_up(self, name: str) -> None:
+        database = self._database(name)
+        run_async(self._databases.copy(database, f"{database}_backup"))
+        if f"{database}_backup" not in self._database_names:
+            self._database_names.append(f"{database}_backup")
+
+    def restore(self, name: str) -> None:
+        """Put the last backup in the place of the database."""
+        database = self._database(name)
+        run_async(self._databases.copy(f"{database}_backup", database))
+
+    def _database(self, name: str) -> str:
+        return self._urls[name][0].rpartition("/")[2]
+
     # The clock
 
     @property

@@ -119,7 +119,7 @@ def cursor_before_acknowledgement(put: SetAttribute) -> None:
     async def publish(relay: Any, connection: Any) -> int:
         rows = await relay._load_unpublished(connection)
         if rows:
-            await relay._mark(connection, rows)
+            await relay._mark(connection, rows, {})
             await relay._send(rows)
         return len(rows)
 

@@ -46,7 +46,7 @@ async def publish_book(
         book = price_store.to_rules(published)
         _refuse_if_wrong(tables.get(file.region, NO_PRICES), book, through_us)
         await price_store.insert_book(connection, published)
-        await _catch_up(Work(connection, now_us, version, tables, {}), book)
+        await catch_up(Work(connection, now_us, version, tables, {}), book)
         await ensure_partitions(connection, "outbox", now_us)
         key = f"{published.region}/{published.version}".encode()
         message = Message(BOOK_STREAM, PRICE_BOOKS, key, published.model_dump_json().encode(), JSON_TYPE)
@@ -61,8 +61,8 @@ def _refuse_if_wrong(table: PriceTable, book: PriceBook, through_us: int) -> Non
         raise Refusal("price-book-refused", "; ".join(problems), status=422, metered_through=format_instant(through_us))
 
 
-async def _catch_up(work: Work, book: PriceBook) -> None:
-    """Charge what used SKUs that get their first price with this book, from its start on."""
+async def catch_up(work: Work, book: PriceBook) -> None:
+    """Charge what used SKUs that get their first price with this book, from its start on. `work` has no shards yet."""
     old = work.table(book.region)
     new = old.with_book(book)
     first_gpu = [sku for sku in book.gpu if not old.schedule(GPU, sku)]

@@ -93,7 +93,9 @@ class Intake:
         keys |= {(event.data.region, event.subject) for event in parsed.deletions}
         dead: list[tuple[Record, str, str]] = []
         if shards:
-            work = await open_work(connection, self._prices, self._clock.now_us(), shards, keys)
+            work = await open_work(
+                connection, self._prices, self._clock.now_us(), shards, keys, publishes=self._rules.publishes
+            )
             dead += (await apply_lifecycle(work, parsed.lifecycle, self._rules)).dead
             dead += await apply_usage(work, parsed.usage, self._rules)
             _apply_deletions(work, parsed.deletions)
@@ -134,6 +136,7 @@ class Intake:
             self._clock.now_us(),
             {item.shard for item in waiting},
             {item.resource for item in lifecycle},
+            publishes=rules.publishes,
         )
         dead = (await apply_lifecycle(work, lifecycle, rules)).dead
         dead += await apply_usage(work, [_to_usage(item) for item in usage], rules)

@@ -53,7 +53,7 @@ async def _compare(
     region, region_name = rules.regions[page.data.region], page.data.region
     keys = {(region_name, item.resource_id) for item in listed}
     keys |= await inventory_store.load_open_keys(connection, region_name, page.time)
-    work = await open_work(connection, prices, now_us, range(rules.shards), keys)
+    work = await open_work(connection, prices, now_us, range(rules.shards), keys, publishes=rules.publishes)
     items = {item.resource_id: item for item in listed}
     problems = {item.resource_id: "listed, but no event ever created it" for item in listed}
     for key, resource in sorted(work.resources.items()):

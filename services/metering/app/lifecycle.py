@@ -41,11 +41,15 @@ class Incoming:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What decides about an event besides itself."""
+    """What decides about an event besides itself.
+
+    `publishes` is False only while a restore is caught up with (app/restore.py): histories change in silence then.
+    """
 
     regions: Mapping[str, Region]
     shards: int
     limits: Limits
+    publishes: bool = True
 
 
 @dataclass(slots=True)

@@ -27,6 +27,7 @@ FUNCTION_VERSION = 1
 NO_PRICES = PriceTable()
 ResourceKey = tuple[str, str]
 Account = tuple[str, str]
+Tables = Mapping[str, PriceTable]
 
 
 class Prices:
@@ -46,7 +47,10 @@ class Prices:
 
 @dataclass(slots=True)
 class Work:
-    """A transaction's shards and resources. `book_version` and `tables` hold until it ends."""
+    """A transaction's shards and resources. `book_version` and `tables` hold until it ends.
+
+    `publishes` is False while a restore is caught up with: what changes is settled once it is all known.
+    """
 
     connection: Connection
     now_us: int
@@ -57,6 +61,7 @@ class Work:
     changed: set[ResourceKey] = field(default_factory=set)
     unpriced: set[tuple[str, str, str, str, int]] = field(default_factory=set)
     parts: dict[int, dict[Account, AccountPart]] = field(default_factory=dict)
+    publishes: bool = True
 
     def table(self, region: str) -> PriceTable:
         return self.tables.get(region, NO_PRICES)
@@ -80,10 +85,14 @@ class Work:
         self.changed.add(key)
         added = list(lines)
         self.publish(resource.shard, (resource.region, resource.tenant_id), resource.resource_id, added, cause)
-        if added and first_line and resource.admission_id is not None:
-            self._part(resource.shard, (resource.region, resource.tenant_id)).admission_ids.append(
-                resource.admission_id
-            )
+        if added and first_line:
+            self.announce_admission(resource)
+
+    def announce_admission(self, resource: Resource) -> None:
+        """Say with the resource's first line that its admission has come true."""
+        if self.publishes and resource.admission_id is not None:
+            part = self._part(resource.shard, (resource.region, resource.tenant_id))
+            part.admission_ids.append(resource.admission_id)
 
     def _was_charged(self, resource: Resource) -> bool:
         if resource.admission_id is None:
@@ -91,7 +100,7 @@ class Work:
         return bool(charge(resource.history, self.table(resource.region), self.through_us(resource.shard)))
 
     def publish(self, shard: int, account: Account, resource_id: str, lines: Iterable[Line], cause: str) -> None:
-        for line in lines:
+        for line in lines if self.publishes else ():
             self._part(shard, account).lines.append((resource_id, line, cause))
 
     def _part(self, shard: int, account: Account) -> AccountPart:
@@ -154,11 +163,17 @@ def _ends_at_us(history: History) -> int | None:
 
 
 async def open_work(
-    connection: Connection, prices: Prices, now_us: int, shards: Collection[int], keys: Collection[ResourceKey]
+    connection: Connection,
+    prices: Prices,
+    now_us: int,
+    shards: Collection[int],
+    keys: Collection[ResourceKey],
+    *,
+    publishes: bool = True,
 ) -> Work:
     """Share the prices, lock the shards in ascending order, load the resources."""
     version = await shard_store.share_prices(connection)
     tables = await prices.at(connection, version)
     locked = await shard_store.lock_shards(connection, sorted(shards))
     resources = await resource_store.load_resources(connection, keys) if keys else {}
-    return Work(connection, now_us, version, tables, locked, resources)
+    return Work(connection, now_us, version, tables, locked, resources, publishes=publishes)

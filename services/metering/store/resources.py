@@ -54,6 +54,12 @@ async def load_changed(connection: Connection, shard: int, version: int) -> list
     return [_resource(row) for row in rows]
 
 
+async def load_all(connection: Connection, shard: int) -> list[Resource]:
+    """All the shard's resources, the ended ones too."""
+    rows = await connection.fetch(f"select {_COLUMNS} from resource where shard = $1", shard)  # noqa: S608
+    return [_resource(row) for row in rows]
+
+
 async def load_open(connection: Connection, shard: int, through_us: int) -> list[Resource]:
     """The shard's resources that may still be charged for something at or after `through_us`."""
     rows = await connection.fetch(

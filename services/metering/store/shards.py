@@ -58,6 +58,16 @@ async def lock_shards(connection: Connection, shards: Sequence[int]) -> dict[int
     return {row["shard"]: Shard(*row.values()) for row in rows}
 
 
+async def lock_all_shards(connection: Connection) -> dict[int, Shard]:
+    rows = await connection.fetch("select * from shard order by shard for update")
+    return {row["shard"]: Shard(*row.values()) for row in rows}
+
+
+async def load_shards(connection: Connection) -> list[Shard]:
+    """All shards as committed now, without a lock."""
+    return [Shard(*row.values()) for row in await connection.fetch("select * from shard order by shard")]
+
+
 async def lock_due_shards(connection: Connection, due_us: int, limit: int) -> list[Shard]:
     """Lock shards that are metered to no later than `due_us` and that nobody else holds, ascending."""
     rows = await connection.fetch(

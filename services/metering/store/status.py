@@ -6,13 +6,19 @@ from shared.clock import format_instant
 from shared.db import Connection
 
 
+async def load_positions(connection: Connection) -> dict[tuple[str, int], int]:
+    """The next offset to apply, by topic and partition."""
+    rows = await connection.fetch(
+        "select topic, partition, max(next_offset) as next_offset from consumer_offset group by 1, 2"
+    )
+    return {(row["topic"], row["partition"]): row["next_offset"] for row in rows}
+
+
 async def load_status(connection: Connection) -> dict[str, Any]:
     """Positions by topic and partition, every shard's sequence numbers and `through`, and what is open."""
     positions: dict[str, dict[str, int]] = {}
-    for row in await connection.fetch(
-        "select topic, partition, max(next_offset) as n from consumer_offset group by 1, 2"
-    ):
-        positions.setdefault(row["topic"], {})[str(row["partition"])] = row["n"]
+    for (topic, partition), next_offset in (await load_positions(connection)).items():
+        positions.setdefault(topic, {})[str(partition)] = next_offset
     shards = await connection.fetch(
         """
         select s.shard, s.seq, c.published_seq, s.metered_through

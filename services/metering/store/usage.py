@@ -86,6 +86,13 @@ async def load_totals(connection: Connection, keys: Collection[TotalKey]) -> dic
     return {(row[0], row[1], row[2], row[3], row[4]): row["quantity"] for row in rows}
 
 
+async def load_all_totals(connection: Connection) -> dict[TotalKey, int]:
+    rows = await connection.fetch(
+        "select region, tenant_id, sku, price_micros, unit_size, quantity from usage_total order by 1, 2, 3, 4, 5"
+    )
+    return {(row[0], row[1], row[2], row[3], row[4]): row["quantity"] for row in rows}
+
+
 async def upsert_totals(connection: Connection, totals: Mapping[TotalKey, int]) -> None:
     await connection.execute(
         """

@@ -1,0 +1,76 @@
+"""Reading topics from an offset to their present end, without a group: metering looks at what it published itself."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from shared.kafka import describe_topics
+
+_POLL_MS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The first offset that a partition still has, and the one that its next record will get."""
+
+    first: int
+    end: int
+
+
+class TopicReader:
+    """Topics of a deployment, named without its prefix."""
+
+    def __init__(self, bootstrap: str, topic_prefix: str) -> None:
+        self._bootstrap = bootstrap
+        self._prefix = topic_prefix
+
+    async def load_bounds(self, topics: Sequence[str]) -> dict[tuple[str, int], Bounds]:
+        """The bounds of every partition of those topics that exist."""
+        async with self._open() as consumer:
+            return await self._bounds(consumer, topics)
+
+    async def read(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[tuple[int, int, bytes | None]]:
+        """(partition, offset, value) of every record from `starts` (by partition; absent: the first) to the end.
+
+        A start that lies beyond the end means that the topic was made anew or lost its tail: it is read from the first.
+        """
+        async with self._open() as consumer:
+            bounds = await self._bounds(consumer, [topic])
+            left: dict[TopicPartition, int] = {}
+            consumer.assign([TopicPartition(self._prefix + topic, number) for _, number in bounds])
+            for (_, number), bound in bounds.items():
+                partition, start = TopicPartition(self._prefix + topic, number), starts.get(number, 0)
+                start = max(bound.first, start if start <= bound.end else 0)
+                consumer.seek(partition, start)
+                if start < bound.end:
+                    left[partition] = bound.end
+            while left:
+                for batch in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
+                    for record in batch:
+                        yield record.partition, record.offset, record.value
+                for partition, end in list(left.items()):
+                    if await consumer.position(partition) >= end:
+                        del left[partition]
+
+    async def _bounds(self, consumer: AIOKafkaConsumer, topics: Sequence[str]) -> dict[tuple[str, int], Bounds]:
+        described = await describe_topics(self._bootstrap, [self._prefix + topic for topic in topics])
+        wanted = [TopicPartition(name, number) for name, item in described.items() for number in range(item.partitions)]
+        if not wanted:
+            return {}
+        firsts, ends = await consumer.beginning_offsets(wanted), await consumer.end_offsets(wanted)
+        return {
+            (item.topic.removeprefix(self._prefix), item.partition): Bounds(firsts[item], ends[item]) for item in wanted
+        }
+
+    @asynccontextmanager
+    async def _open(self) -> AsyncIterator[AIOKafkaConsumer]:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap, enable_auto_commit=False, auto_offset_reset="none"
+        )
+        await consumer.start()
+        try:
+            yield consumer
+        finally:
+            await consumer.stop()

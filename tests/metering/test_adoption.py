@@ -1,0 +1,121 @@
+"""Adopting from the charge topic on real PostgreSQL: what it refuses, what it costs, and that a half leaves nothing."""
+
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from services.metering.app.adoption import adopt
+from services.metering.topic_reader import TopicReader
+from shared.clock import HOUR_US, MINUTE_US, SECOND_US
+from shared.db import transaction
+from shared.errors import Corruption
+from shared.topics import CHARGES, PRICE_BOOKS
+from tests.conftest import MakeDatabase
+from tests.metering.meter import START_US, Meter, book, lifecycle, usage
+
+PRICES: dict[str, Any] = {
+    "gpu": {"a30": "0.670007"},
+    "storage": {"persistent": "0.000131"},
+    "services": {"tokens": {"unit": "1000-tokens", "price": "0.000407"}},
+}
+
+
+class Topics(TopicReader):
+    """What a lost database had published, as records of one partition per topic."""
+
+    def __init__(self, records: Mapping[str, list[bytes | None]]) -> None:
+        super().__init__("", "")
+        self.records = records
+
+    async def read(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[tuple[int, int, bytes | None]]:
+        for offset, value in enumerate(self.records[topic]):
+            if offset >= starts.get(0, 0):
+                yield 0, offset, value
+
+    @classmethod
+    async def of(cls, meter: Meter) -> "Topics":
+        """Everything in a meter's outbox."""
+        found: dict[str, list[bytes | None]] = {}
+        for topic in (CHARGES, PRICE_BOOKS):
+            rows = await meter.rows("select value from outbox where topic = $1 order by stream, seq", topic)
+            found[topic] = [value for (value,) in rows]
+        return cls(found)
+
+
+async def live(meter: Meter) -> None:
+    await meter.put_book(book(START_US, **PRICES))
+    for number in range(6):
+        tenant = {"tenant_id": f"tenant-{number}"}
+        shape: dict[str, Any] = {**tenant, "gpu_sku": "a30", "gpu_count": 1, "persistent_storage_gb": 5}
+        await meter.take(
+            lifecycle("container.created", f"ctr-{number}", START_US, **shape),
+            lifecycle("container.started", f"ctr-{number}", START_US + SECOND_US, **tenant),
+            usage(f"u-{number}", START_US, 1234 + number, tenant_id=f"tenant-{number}"),
+        )
+    await meter.reach(START_US + 10 * MINUTE_US)
+    await meter.take(lifecycle("container.deleted", "ctr-0", START_US + 5 * MINUTE_US, tenant_id="tenant-0"))
+    await meter.reach(START_US + HOUR_US)
+
+
+async def take_over(meter: Meter, topics: Topics) -> None:
+    async with transaction(meter.pool) as connection:
+        await adopt(connection, topics, meter.clock.now_us(), 0)
+
+
+@pytest.fixture
+async def empty(make_database: MakeDatabase) -> AsyncIterator[Meter]:
+    """A database from before anything happened."""
+    _, app_url = await make_database("metering")
+    made = await Meter.open(app_url)
+    yield made
+    await made.close()
+
+
+async def test_an_empty_backup_adopts_everything_and_owes_it_until_it_is_settled(meter: Meter, empty: Meter) -> None:
+    await live(meter)
+    empty.clock.set(meter.clock.now_us())
+    await take_over(empty, await Topics.of(meter))
+    assert await empty.charged() == await meter.charged(), "the adopted batches are in the outbox, to be sent again"
+    heads = "select shard, seq, metered_through from shard where seq > 0 order by 1"
+    assert await empty.rows(heads) == await meter.rows(heads)
+    burns = "select * from account_burn order by 1, 2"
+    assert await empty.rows(burns) == await meter.rows(burns)
+    assert await empty.rows("select body from price_book") == await meter.rows("select body from price_book")
+    assert (
+        await empty.rows(
+            "select stream from outbox_cursor c join shard s on s.shard = c.stream where c.published_seq <> s.seq"
+        )
+        == []
+    )
+    charged = dict(await empty.rows("select tenant_id, sum(amount_micros)::bigint from restore_charged group by 1"))
+    assert charged == {account[1]: micros for account, micros in (await meter.charged()).items()}
+
+
+@pytest.mark.parametrize("lost", ["a batch", "a price book", "sense"])
+async def test_what_the_topics_no_longer_tell_stops_the_restore_and_changes_nothing(
+    meter: Meter, empty: Meter, lost: str
+) -> None:
+    await live(meter)
+    topics = await Topics.of(meter)
+    if lost == "a batch":
+        del topics.records[CHARGES][0]
+    elif lost == "a price book":
+        topics.records[PRICE_BOOKS].clear()
+    else:
+        topics.records[CHARGES].append(b"no batch")
+    empty.clock.set(meter.clock.now_us())
+    with pytest.raises(Corruption):
+        await take_over(empty, topics)
+    assert await empty.rows("select * from outbox") == []
+    assert await empty.rows("select * from restore") == []
+    assert await empty.rows("select distinct seq from shard") == [(0,)]
+
+
+async def test_repeats_on_the_topic_count_once(meter: Meter, empty: Meter) -> None:
+    await live(meter)
+    topics = await Topics.of(meter)
+    topics.records[CHARGES].extend(topics.records[CHARGES][-3:])
+    empty.clock.set(meter.clock.now_us())
+    await take_over(empty, topics)
+    assert await empty.charged() == await meter.charged()
