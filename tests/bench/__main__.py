@@ -15,7 +15,7 @@ from tests.bench.fleet import BenchFleet
 from tests.bench.latency import Latency, measure_latency
 from tests.bench.pipeline import START_US, Measured, measure
 from tests.bench.report import as_json, print_report
-from tests.support.infrastructure import SessionInfrastructure
+from tests.support.standalone import open_servers
 
 # Latency is measured at this share of the charges a second that were measured just before.
 LOAD_SHARE = 0.7
@@ -46,8 +46,7 @@ def main() -> int:
     }
     found: dict[str, Measured] = {}
     latency: Latency | None = None
-    servers = SessionInfrastructure()
-    try:
+    with open_servers() as servers:
         for name, fleet in shapes.items():
             if options.only in (None, name):
                 found[name] = measure(servers, name, fleet, rounds=options.rounds, shards=options.shards)
@@ -62,8 +61,6 @@ def main() -> int:
                 crossings=options.crossings,
                 shards=options.shards,
             )
-    finally:
-        servers.stop()
     if options.json:
         sys.stdout.buffer.write(orjson.dumps(as_json(found, latency), option=orjson.OPT_INDENT_2) + b"\n")
     else:

@@ -10,7 +10,7 @@ from shared.topics import ACCOUNT_EVENTS, COMMANDS, LIFECYCLE
 from tests.bench.fleet import REGION, BenchFleet, Crossers
 from tests.bench.launch import crossings_file
 from tests.bench.pipeline import MINUTE_US, START_US, WAIT_SECONDS, advance, open_cluster
-from tests.support.infrastructure import SessionInfrastructure
+from tests.support.standalone import Servers
 from tests.system.cluster import NAMES, Cluster
 from tests.system.waiting import wait_for
 
@@ -38,11 +38,11 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 def measure_latency(
-    servers: SessionInfrastructure, fleet: BenchFleet, *, charges_per_second: float, crossings: int, shards: int
+    servers: Servers, fleet: BenchFleet, *, charges_per_second: float, crossings: int, shards: int
 ) -> Latency:
     """Let a minute pass as often as the load asks for; in each some accounts reach zero."""
     minutes = 40
-    crossers = Crossers(FIRST_MINUTE, minutes, crossings // minutes, START_US)
+    crossers = Crossers(FIRST_MINUTE, minutes, max(crossings // minutes, 1), START_US)
     with open_cluster(servers, "latency", shards=shards, names=NAMES) as cluster:
         prepaid = [(f"t{number}", RICH_MICROS) for number in range(fleet.tenants)]
         for tenant, micros in [*crossers.tenants(), *prepaid]:

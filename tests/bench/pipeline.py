@@ -10,8 +10,9 @@ from tests.bench.fleet import BOOK, REGIONS, BenchFleet
 from tests.bench.launch import FOLDER
 from tests.bench.spending import Meter, Spent, resident_bytes, resident_bytes_max
 from tests.oracle.accounts import answer, differences
-from tests.support.databases import Databases
-from tests.support.infrastructure import SessionInfrastructure, temporary_home
+from tests.support.infrastructure import temporary_home
+from tests.support.standalone import Servers
+from tests.support.topics import session_prefix
 from tests.system.cluster import Cluster
 
 START_US = 1_767_225_600_000_000
@@ -67,15 +68,15 @@ class Measured:
 
 @contextmanager
 def open_cluster(
-    servers: SessionInfrastructure, name: str, *, shards: int, names: tuple[str, ...] = ("metering", "balance")
+    servers: Servers, name: str, *, shards: int, names: tuple[str, ...] = ("metering", "balance")
 ) -> Iterator[Cluster]:
     """Services on a test clock, with prices in force."""
     with temporary_home() as home:
         cluster = BenchCluster(
             home,
-            databases=Databases(servers.postgres_url),
-            bootstrap=servers.kafka_bootstrap,
-            prefix=f"bench-{name}.",
+            databases=servers.databases,
+            bootstrap=servers.bootstrap,
+            prefix=f"{session_prefix()}bench-{name}.",
             regions=REGIONS,
             start_us=START_US + SETTLE_SECONDS * SECOND_US,
             names=names,
@@ -94,7 +95,7 @@ def open_cluster(
             yield cluster
 
 
-def measure(servers: SessionInfrastructure, name: str, fleet: BenchFleet, *, rounds: int, shards: int) -> Measured:
+def measure(servers: Servers, name: str, fleet: BenchFleet, *, rounds: int, shards: int) -> Measured:
     """Load a fleet, warm everything with one minute, then measure `rounds` minutes and ask the oracle."""
     with open_cluster(servers, name, shards=shards) as cluster:
         empty_bytes = resident_bytes(cluster.pids()["metering"])

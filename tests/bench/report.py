@@ -49,7 +49,7 @@ def rows(found: Mapping[str, Measured], latency: Latency | None) -> list[Row]:
             Row("a million containers, one minute, at this rate", "< 2 s", f"{2e6 / rate:.2f} s", rate > 1e6),
             _at_most("stored per charge, ledger and evidence", 4, charges.stored_per_charge, "B"),
             _at_most(f"metering's memory per container, at {fleet.running:,}", 400, charges.memory_per_container, "B"),
-            _at_most(f"first tick of a new worker, at {fleet.running:,}", 10, charges.first_tick_seconds, "s"),
+            _first_tick(charges),
             Row("lifecycle events applied a second", "", f"{charges.events_per_second:,.0f}"),
         ]
     if (accounts := found.get("accounts")) is not None:
@@ -65,6 +65,13 @@ def rows(found: Mapping[str, Measured], latency: Latency | None) -> list[Row]:
             _at_most("zero crossing to stop command, p99", 250, round(percentile(command, 99)), "ms"),
         ]
     return made
+
+
+def _first_tick(measured: Measured) -> Row:
+    """Its target is at a million containers: fewer prove nothing."""
+    reached = measured.first_tick_seconds <= 10 if measured.fleet.running >= 1_000_000 else None
+    what = f"first tick of a new worker, at {measured.fleet.running:,}"
+    return Row(what, "<= 10 s at 1,000,000", f"{measured.first_tick_seconds:.1f} s", reached)
 
 
 def _pair(first: float, second: float) -> str:

@@ -13,8 +13,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.support.databases import Databases
-from tests.support.infrastructure import SessionInfrastructure, temporary_home
+from tests.support.infrastructure import temporary_home
+from tests.support.standalone import Servers, open_servers
+from tests.support.topics import session_prefix
 from tests.system.cluster import Cluster
 from tests.trace.replaying import Outcome, Trace, cluster_options, import_trace, replay_in_time, replay_late
 
@@ -29,27 +30,22 @@ def main() -> int:
         help="how late an event may be known on the test clock; a step goes so far beyond an event",
     )
     options = parser.parse_args()
-    servers = SessionInfrastructure()
-    try:
-        with temporary_home() as folder:
-            trace = import_trace(options.trace, folder)
-            outcomes = _replay(servers, trace, folder, options.settle_delay_seconds)
-    finally:
-        servers.stop()
+    with open_servers() as servers, temporary_home() as folder:
+        trace = import_trace(options.trace, folder)
+        outcomes = _replay(servers, trace, folder, options.settle_delay_seconds)
     return _report(trace, outcomes)
 
 
-def _replay(servers: SessionInfrastructure, trace: Trace, folder: Path, delay_seconds: int) -> dict[str, Outcome]:
-    databases = Databases(servers.postgres_url)
+def _replay(servers: Servers, trace: Trace, folder: Path, delay_seconds: int) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     for name in ("late", "in time"):
         with (
             temporary_home() as home,
             Cluster(
                 home,
-                databases=databases,
-                bootstrap=servers.kafka_bootstrap,
-                prefix=f"trace-{len(outcomes)}.",
+                databases=servers.databases,
+                bootstrap=servers.bootstrap,
+                prefix=f"{session_prefix()}trace-{len(outcomes)}.",
                 **cluster_options(delay_seconds),
             ) as cluster,
         ):
