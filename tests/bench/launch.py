@@ -61,7 +61,7 @@ def _running() -> str:
     name = task.get_name()
     if name.startswith("Task-"):
         return "kafka client" if "aiokafka" in repr(task.get_coro()) else "others"
-    return name.rstrip("0123456789 ")
+    return "http" if "starlette" in name else name.rstrip("0123456789 ")
 
 
 def _note_crossings(path: Path) -> None:
