@@ -1,14 +1,24 @@
 """The only place that talks to balance: orders are registered there before anything is attempted."""
 
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 
 from services.payment.store.orders import StoredOrder
-from shared.clock import format_instant
+from shared.clock import format_instant, parse_instant
 from shared.errors import Refusal, TransientFault
 
 TIMEOUT_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class PostedPayment:
+    """What the ledger has of a payment: its credit less what was reversed, and when it was credited."""
+
+    net_micros: int
+    credited_at_us: int
 
 
 class BalanceClient:
@@ -38,6 +48,33 @@ class BalanceClient:
         if answer.is_client_error:
             raise Refusal("registration-refused", f"balance does not take the order: {_detail(answer)}")
         raise TransientFault(f"balance answered {answer.status_code} to a registration")
+
+    async def find_balance(self, region: str, tenant_id: str) -> int | None:
+        """An account's balance in micros; None where there is no account. Raises TransientFault."""
+        parts = [quote(part, safe="") for part in (region, tenant_id)]
+        found = await self._ask("/v1/accounts/{}/{}".format(*parts))
+        return None if found is None else int(found["balance_micros"])
+
+    async def find_payment(self, region: str, tenant_id: str, payment_id: str) -> PostedPayment | None:
+        """What balance posted for a payment; None before it is credited. Raises TransientFault."""
+        parts = [quote(part, safe="") for part in (region, tenant_id, payment_id)]
+        found = await self._ask("/v1/accounts/{}/{}/payments/{}".format(*parts))
+        if found is None:
+            return None
+        credited = next(fact for fact in found["facts"] if fact["fact_id"].startswith("captured/"))
+        return PostedPayment(found["net_micros"], parse_instant(credited["posted_at"]))
+
+    async def _ask(self, path: str) -> dict[str, Any] | None:
+        """An answer; None for 404. Raises TransientFault without a clear one."""
+        try:
+            answer = await self._client.get(path)
+        except httpx.HTTPError as error:
+            raise TransientFault(f"balance is out of reach: {error!r}") from error
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return None
+        if not answer.is_success:
+            raise TransientFault(f"balance answered {answer.status_code} to a question")
+        return dict(answer.json())
 
 
 def _detail(answer: httpx.Response) -> str:

@@ -7,4 +7,9 @@ WEBHOOKS = Counter(
 )
 OPEN_QUEUE = Gauge("tollkeeper_payment_queue_open", "Items that wait for an operator")
 EARLY_FACTS = Gauge("tollkeeper_payment_early_facts", "Facts that wait for their payment")
+RECONCILED = Counter("tollkeeper_payment_reconciled_total", "Orders that a provider was asked about", ["provider"])
+DIFFERENCES = Counter(
+    "tollkeeper_payment_differences_total", "Differences that reconciliation found, healed or not", ["provider", "kind"]
+)
+SWEPT = Counter("tollkeeper_payment_swept_events_total", "Events that a provider listed", ["provider", "outcome"])
 UNKNOWN_CREDITS = Counter("tollkeeper_payment_unknown_credits_total", "Credits that name a payment not known here")

@@ -7,6 +7,8 @@ from services.payment.app.credits import Credits
 from services.payment.app.facts import FactApplier
 from services.payment.app.inbox import Inbox
 from services.payment.app.rates import Rates
+from services.payment.app.receipts import Receipts
+from services.payment.app.reconcile import Reconciler
 from services.payment.app.refunds import Refunds
 from services.payment.app.settlement import Settlement
 from services.payment.app.topups import TopUps
@@ -33,6 +35,8 @@ class Service:
     settlement: Settlement
     credits: Credits
     upkeep: Upkeep
+    reconciler: Reconciler
+    receipts: Receipts
 
 
 def wire_service(
@@ -46,6 +50,7 @@ def wire_service(
     applier = FactApplier(clock, shared.shards)
     rates = Rates(pool, clock, settings, shared)
     refunds = Refunds(pool, clock, providers, applier)
+    credits_ = Credits(clock)
     return Service(
         pool=pool,
         clock=clock,
@@ -55,6 +60,8 @@ def wire_service(
         inbox=Inbox(pool, clock, applier, shared.regions, settings.unknown_order_seconds),
         refunds=refunds,
         settlement=Settlement(rates, applier, refunds),
-        credits=Credits(clock),
+        credits=credits_,
         upkeep=Upkeep(pool, clock, balance, refunds, settings),
+        reconciler=Reconciler(pool, clock, providers, balance, applier, credits_),
+        receipts=Receipts(pool, clock, settings.seller),
     )

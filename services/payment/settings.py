@@ -55,6 +55,9 @@ class PaymentSettings(BaseSettings):
     # Per provider and currency. A currency without a limit is left to the provider's own.
     limits: dict[str, dict[str, Limit]] = {"stripe": _STRIPE_LIMITS, "vnpay": _VNPAY_LIMITS}
 
+    # Who sells, as receipts say it: name and address, a line each.
+    seller: tuple[str, ...] = ("Tollkeeper",)
+
     order_seconds: int = Field(default=3600, ge=1800, le=86400)
     quote_seconds: int = Field(default=900, ge=60, le=86400)
     rate_age_seconds_max: int = Field(default=7 * 86400, ge=60)

@@ -83,7 +83,26 @@ class FakeBalance:
         self.refuses = False
         self.registered: dict[str, dict[str, Any]] = {}
         self.api = FastAPI()
+        self.posted: dict[str, dict[str, Any]] = {}
+        self.balance_micros = 0
+        self.api.get("/v1/accounts/{region}/{tenant_id}/payments/{payment_id}", response_model=None)(self.payment)
+        self.api.get("/v1/accounts/{region}/{tenant_id}", response_model=None)(self.account)
         self.api.put("/v1/accounts/{region}/{tenant_id}/orders/{order_id}", response_model=None)(self.register)
+
+    def post(self, payment_id: str, amount_micros: int, at: str = "2027-01-15T08:00:00Z") -> None:
+        """Let the ledger have a payment's credit."""
+        fact = {"fact_id": f"captured/{payment_id}", "amount_micros": amount_micros, "entry_number": 1, "posted_at": at}
+        self.posted[payment_id] = {"payment_id": payment_id, "net_micros": amount_micros, "facts": [fact]}
+
+    def payment(self, payment_id: str) -> JSONResponse:
+        if self.down:
+            return JSONResponse({}, status_code=503)
+        if payment_id not in self.posted:
+            return problem(404, "payment-not-found", "not posted")
+        return JSONResponse(self.posted[payment_id])
+
+    def account(self) -> JSONResponse:
+        return JSONResponse({"balance_micros": self.balance_micros}, status_code=503 if self.down else 200)
 
     def register(self, region: str, tenant_id: str, order_id: str, body: dict[str, Any]) -> JSONResponse:
         if self.down:

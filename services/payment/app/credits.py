@@ -50,9 +50,10 @@ class Credits:
             return
         await lock_payment_ids(connection, list(credited))
         for payment_id in sorted(credited):
-            await self._credit(connection, payment_id, credited[payment_id])
+            await self.credit(connection, payment_id, credited[payment_id])
 
-    async def _credit(self, connection: Connection, payment_id: str, at_us: int) -> None:
+    async def credit(self, connection: Connection, payment_id: str, at_us: int) -> None:
+        """Mark one payment, whose id the caller has locked."""
         if not await mark_credited(connection, payment_id, at_us):
             if await load_payment(connection, payment_id) is None:
                 # Only after a restore of this database; reconciliation finds the payment at its provider again.

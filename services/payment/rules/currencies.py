@@ -69,6 +69,13 @@ VNPAY_LEAST: Final = "5000"
 VNPAY_MOST: Final = "999999999"
 
 
+def decimals_of(currency: str) -> int:
+    """With how many decimals an amount of the currency is written: as many as what is payable has."""
+    unit = STRIPE_UNITS.get(currency, _HUNDREDTH)
+    payable_micros = unit.micros * unit.multiple
+    return next(digits for digits in range(7) if payable_micros % 10 ** (6 - digits) == 0)
+
+
 def to_stripe_units(money: Money) -> int:
     """The amount as Stripe takes it: 50.00 USD is 5000, 500 JPY is 500, 5 ISK is 500, 5.12 KWD is 5120.
 

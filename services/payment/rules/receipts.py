@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
+from services.payment.rules.conversion import format_rate
 from shared.clock import DAY_US, format_instant, from_us
 from shared.money import MICROS
-
-RATE_ONE_E12 = 10**12
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +30,7 @@ class Reversal:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One payment as its payer sees it. `rate_e12` is account currency per payment currency, times 10^12."""
+    """One payment as its payer sees it. `rate_e12`: account per payment currency, times 10^12; None without order."""
 
     number: str
     issued_at_us: int
@@ -46,7 +45,7 @@ class Receipt:
     paid_at_us: int
     paid: ReceiptMoney
     credit: ReceiptMoney
-    rate_e12: int
+    rate_e12: int | None
     rate_date: str | None
     reversals: tuple[Reversal, ...] = ()
 
@@ -65,13 +64,6 @@ def format_amount(amount_micros: int, decimals: int) -> str:
     return f"-{text}" if amount_micros < 0 else text
 
 
-def format_rate(rate_e12: int) -> str:
-    """A rate as a plain decimal number, all its digits and no more."""
-    whole, fraction = divmod(rate_e12, RATE_ONE_E12)
-    digits = f"{fraction:012d}".rstrip("0")
-    return f"{whole:,}" + (f".{digits}" if digits else "")
-
-
 def receipt_rows(receipt: Receipt) -> list[tuple[str, str]]:
     """The receipt's lines as (label, text), in order, for page and PDF alike."""
     rows = [
@@ -85,7 +77,7 @@ def receipt_rows(receipt: Receipt) -> list[tuple[str, str]]:
         ("Order", receipt.order_id),
         ("Amount paid", str(receipt.paid)),
     ]
-    if receipt.paid.currency != receipt.credit.currency:
+    if receipt.rate_e12 is not None and receipt.paid.currency != receipt.credit.currency:
         rate = f"1 {receipt.paid.currency} = {format_rate(receipt.rate_e12)} {receipt.credit.currency}"
         rows.append(("Exchange rate", f"{rate} ({receipt.rate_date})" if receipt.rate_date else rate))
     rows.append(("Credits bought", str(receipt.credit)))

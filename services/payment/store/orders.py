@@ -72,7 +72,8 @@ class StoredOrder(NewOrder):
 
 
 _AGREED = ", ".join(NewOrder.__dataclass_fields__)
-_COLUMNS = ", ".join(StoredOrder.__dataclass_fields__)
+ORDER_COLUMNS = tuple(StoredOrder.__dataclass_fields__)
+_COLUMNS = ", ".join(ORDER_COLUMNS)
 
 
 def _read(row: asyncpg.Record | None) -> StoredOrder | None:

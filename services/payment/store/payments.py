@@ -134,6 +134,18 @@ async def mark_credited(connection: Connection, payment_id: str, at_us: int) -> 
     return status.endswith(" 1")
 
 
+async def load_reversal_times(connection: Connection, payment_id: str) -> dict[str, int]:
+    """When each refund and dispute of a payment was first heard of."""
+    rows = await connection.fetch(
+        """
+        select refund_id, at from refund where payment_id = $1
+        union all select dispute_id, at from dispute where payment_id = $1
+        """,
+        payment_id,
+    )
+    return {row[0]: row[1] for row in rows}
+
+
 async def upsert_refund(connection: Connection, payment_id: str, refund: Refund, told_micros: int, now_us: int) -> None:
     await connection.execute(
         """

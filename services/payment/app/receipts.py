@@ -1,0 +1,106 @@
+"""Issuing receipts: one per credited payment, numbered without a gap in each region and year."""
+
+import asyncio
+
+from services.payment.rules.currencies import decimals_of
+from services.payment.rules.receipts import Receipt, ReceiptMoney, Reversal, receipt_number
+from services.payment.rules.reversals import Payment
+from services.payment.store.payments import load_payment, load_reversal_times
+from services.payment.store.receipts import (
+    ReceiptRow,
+    insert_receipt,
+    load_last_ordinal,
+    load_receipt,
+    load_unreceipted,
+    lock_receipts,
+)
+from shared.clock import Clock, from_us
+from shared.db import Pool, transaction
+from shared.errors import Refusal
+
+BATCH = 100
+POLL_SECONDS = 0.5
+PROVIDER_NAMES = {"stripe": "Stripe", "vnpay": "VNPay"}
+
+
+class Receipts:
+    def __init__(self, pool: Pool, clock: Clock, seller: tuple[str, ...]) -> None:
+        self._pool = pool
+        self._clock = clock
+        self._seller = seller
+
+    async def run(self) -> None:
+        """Issue until cancelled."""
+        while True:
+            if not await self.issue():
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def issue(self) -> int:
+        """Issue receipts for payments that have none; answer how many. A number is taken only with its receipt."""
+        async with transaction(self._pool) as connection:
+            if not await lock_receipts(connection):
+                return 0
+            waiting = await load_unreceipted(connection, BATCH)
+            now_us = self._clock.now_us()
+            year = from_us(now_us).year
+            last: dict[str, int] = {}
+            for item in waiting:
+                if item.region not in last:
+                    last[item.region] = await load_last_ordinal(connection, item.region, year)
+                ordinal = last[item.region] = last[item.region] + 1
+                number = receipt_number(item.region, now_us, ordinal)
+                place = item.region, year, ordinal
+                await insert_receipt(connection, number, item.payment_id, place, self._seller, now_us)
+        return len(waiting)
+
+    async def load(self, number: str) -> Receipt:
+        """A receipt with what was reversed since. Raises Refusal for none."""
+        async with transaction(self._pool) as connection:
+            row = await load_receipt(connection, number)
+            if row is None:
+                raise Refusal("receipt-not-found", f"there is no receipt {number[:40]}", status=404)
+            stored = await load_payment(connection, row.payment_id)
+            assert stored is not None, "a receipt's payment is there"
+            times = await load_reversal_times(connection, row.payment_id)
+        return _write(row, stored.payment, times)
+
+
+def _write(row: ReceiptRow, payment: Payment, times: dict[str, int]) -> Receipt:
+    return Receipt(
+        number=row.number,
+        issued_at_us=row.issued_at_us,
+        seller=row.seller,
+        payer_name=row.payer_name,
+        payer_email=row.payer_email,
+        region=row.region,
+        tenant_id=row.tenant_id,
+        order_id=row.order_id or "",
+        provider=PROVIDER_NAMES[row.provider],
+        reference=row.reference,
+        paid_at_us=row.paid_at_us,
+        paid=_money(row.paid_micros, row.paid_currency),
+        credit=_money(row.credit_micros, row.account_currency),
+        rate_e12=row.rate_e12,
+        rate_date=None if row.rate_date is None else row.rate_date.isoformat(),
+        reversals=_reversals(payment, times),
+    )
+
+
+def _reversals(payment: Payment, times: dict[str, int]) -> tuple[Reversal, ...]:
+    """What went back: refunds that did not fail, and disputes that took the money."""
+    currency = payment.paid.currency
+    refunds = [
+        Reversal("Refunded", times[item.refund_id], _money(item.amount_micros, currency))
+        for item in payment.refunds
+        if item.gone_micros
+    ]
+    disputes = [
+        Reversal("Disputed", times[item.dispute_id], _money(item.amount_micros, currency))
+        for item in payment.disputes
+        if item.gone_micros
+    ]
+    return tuple(sorted((*refunds, *disputes), key=lambda item: item.at_us))
+
+
+def _money(amount_micros: int, currency: str) -> ReceiptMoney:
+    return ReceiptMoney(amount_micros, currency, decimals_of(currency))

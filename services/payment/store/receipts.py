@@ -1,0 +1,112 @@
+"""Receipts: issued in order, and what they say."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+
+from services.payment.providers import ProviderName
+from shared.db import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Unreceipted:
+    """A credited payment without a receipt."""
+
+    payment_id: str
+    region: str
+
+
+async def lock_receipts(connection: Connection) -> bool:
+    """Whether this transaction alone issues receipts now: two could not number without a gap."""
+    return bool(await connection.fetchval("select pg_try_advisory_xact_lock(hashtext('tollkeeper.receipts'))"))
+
+
+async def load_unreceipted(connection: Connection, limit: int) -> list[Unreceipted]:
+    rows = await connection.fetch(
+        """
+        select payment_id, region from payment where credited_at is not null and not receipt_issued
+        order by credited_at, payment_id limit $1
+        """,
+        limit,
+    )
+    return [Unreceipted(*row) for row in rows]
+
+
+async def load_last_ordinal(connection: Connection, region: str, year: int) -> int:
+    return int(
+        await connection.fetchval(
+            "select coalesce(max(ordinal), 0) from receipt where region = $1 and year = $2", region, year
+        )
+    )
+
+
+async def insert_receipt(
+    connection: Connection,
+    number: str,
+    payment_id: str,
+    place: tuple[str, int, int],
+    seller: Sequence[str],
+    issued_at_us: int,
+) -> None:
+    """`place` is (region, year, ordinal)."""
+    await connection.execute(
+        """
+        with marked as (update payment set receipt_issued = true where payment_id = $2)
+        insert into receipt (number, payment_id, region, year, ordinal, seller, issued_at)
+        values ($1, $2, $3, $4, $5, $6, $7)
+        """,
+        number,
+        payment_id,
+        *place,
+        list(seller),
+        issued_at_us,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRow:
+    """A receipt with its payment and order; order fields are None where there is no order."""
+
+    number: str
+    issued_at_us: int
+    seller: tuple[str, ...]
+    payment_id: str
+    order_id: str | None
+    region: str
+    tenant_id: str
+    provider: ProviderName
+    paid_micros: int
+    paid_currency: str
+    account_currency: str
+    credit_micros: int
+    paid_at_us: int
+    reference: str
+    payer_name: str
+    payer_email: str
+    rate_e12: int | None
+    rate_date: date | None
+
+
+async def load_receipt(connection: Connection, number: str) -> ReceiptRow | None:
+    row = await connection.fetchrow(
+        """
+        select r.number, r.issued_at, r.seller, p.payment_id, p.order_id, p.region, p.tenant_id, p.provider,
+               p.paid_micros, p.paid_currency, p.account_currency, p.credit_micros, p.paid_at, p.reference,
+               p.payer_name, p.payer_email, o.rate_e12, o.rate_date
+        from receipt r join payment p using (payment_id) left join payment_order o on o.order_id = p.order_id
+        where r.number = $1
+        """,
+        number,
+    )
+    if row is None:
+        return None
+    head, seller, *rest = (row[0], row[1]), tuple(row[2]), *row[3:]
+    return ReceiptRow(*head, seller, *rest)
+
+
+async def load_receipt_numbers(connection: Connection, payment_ids: Sequence[str]) -> dict[str, str]:
+    """The receipt's number of each payment that has one."""
+    rows = await connection.fetch(
+        "select payment_id, number from receipt where payment_id = any($1::text[])", list(payment_ids)
+    )
+    return {row["payment_id"]: row["number"] for row in rows}
