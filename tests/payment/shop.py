@@ -50,11 +50,15 @@ class Shop:
     vnpay: FakeProvider
     _made: int = 0
 
-    async def order(self, amount: str = "250000", *, provider: ProviderName = "stripe", **changes: Any) -> StoredOrder:
-        """A new order of a fresh key, with its page."""
+    def request(self, amount: str = "250000", **changes: Any) -> TopUpRequest:
+        """A wish for a top-up in dong, of a fresh key."""
         self._made += 1
-        request = TopUpRequest("vn", "acme", amount, "VND", provider, f"key-{self._made}", payer_ip="203.0.113.7")
-        return await self.service.topups.create(replace(request, **changes))
+        wish = TopUpRequest("vn", "acme", amount, "VND", "stripe", f"key-{self._made}", payer_ip="203.0.113.7")
+        return replace(wish, **changes)
+
+    async def order(self, amount: str = "250000", **changes: Any) -> StoredOrder:
+        """A new order, with its page."""
+        return await self.service.topups.create(self.request(amount, **changes))
 
     async def receive(self, event_id: str, *facts: Fact, order: StoredOrder | None = None, **changes: Any) -> Received:
         """A webhook of an order with facts, through the inbox."""
