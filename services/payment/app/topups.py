@@ -10,7 +10,8 @@ from services.payment.app.rates import Rates
 from services.payment.balance_client import BalanceClient
 from services.payment.providers import PageOrder, Provider, ProviderName, ProviderRefusal
 from services.payment.rules.conversion import RATE_ONE_E12, check_limits, check_quote, parse_amount
-from services.payment.rules.facts import Declined
+from services.payment.rules.currencies import to_stripe_units, to_vnpay_units
+from services.payment.rules.facts import Declined, Money
 from services.payment.store.orders import NewOrder, StoredOrder, insert_order, load_order, save_page
 from services.payment.store.rates import load_quote
 from shared.clock import SECOND_US
@@ -102,7 +103,7 @@ class TopUps:
         """What is agreed on: amount, credit and rate stand from here on. Raises Refusal."""
         account_currency = self._rates.account_currency(request.region)
         money = parse_amount(request.amount, request.currency)
-        self.check_offer(request.provider, money.currency)
+        self.check_offer(request.provider, money)
         limit = self._settings.limits.get(request.provider, {}).get(money.currency)
         if limit is not None:
             check_limits(money, limit.min, limit.max)
@@ -140,12 +141,14 @@ class TopUps:
             expires_at=now_us + self._settings.order_seconds * SECOND_US,
         )
 
-    def check_offer(self, provider: ProviderName, currency: str) -> None:
-        """Refuse a provider that this deployment has no key for, and VNPay with anything but dong."""
+    def check_offer(self, provider: ProviderName, money: Money) -> None:
+        """Refuse a provider that this deployment has no key for, and an amount that it can't take whole."""
         if provider not in self._providers:
             raise Refusal("provider-not-configured", f"{provider} is not offered here: it has no keys", status=422)
-        if provider == "vnpay" and currency != "VND":
-            raise Refusal("currency-not-supported", "VNPay takes Vietnamese dong (VND) only", status=422)
+        if provider == "vnpay":
+            to_vnpay_units(money)
+        else:
+            to_stripe_units(money)
 
     async def _open_page(self, order: StoredOrder) -> StoredOrder:
         try:
