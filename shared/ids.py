@@ -2,10 +2,12 @@
 
 import hashlib
 import uuid
+from functools import lru_cache
 
 _NAMESPACE = uuid.UUID("6f1d9a52-3c0e-5b7c-9a35-6d1f1f0c7e11")
 
 
+@lru_cache(maxsize=65_536)
 def shard_of(region: str, tenant_id: str, shards: int) -> int:
     """The shard of an account, out of `shards`: our own hash, so that broker keys mean nothing for money."""
     digest = hashlib.blake2b(f"{region}\x00{tenant_id}".encode(), digest_size=8).digest()

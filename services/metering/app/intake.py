@@ -68,7 +68,7 @@ class Intake:
             event = parse_lifecycle(record)
             self._require_region(event.data.region)
             if isinstance(event, LifecycleEvent):
-                parsed.lifecycle.append(Incoming(event, record))
+                parsed.lifecycle.append(Incoming(event, record, event.fingerprint()))
             else:
                 parsed.inventory.append((event, record))
         elif record.topic == USAGE:
@@ -178,7 +178,7 @@ def _apply_deletions(work: Work, events: Sequence[EnforcementEvent]) -> None:
         if commanded_us == before.commanded_us:
             continue
         after = replace(before, commanded_us=commanded_us)
-        lines = work.corrections(resource.shard, resource.region, before, after)
+        lines = work.corrections(resource.shard, (resource.region, resource.resource_id), before, after)
         work.put(replace(resource, history=after), lines, f"{event.source}/{event.id}")
 
 

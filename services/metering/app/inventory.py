@@ -104,5 +104,5 @@ def _confirm(work: Work, resource: Resource, until_us: int, page: InventoryObser
     if before.confirmed_until_us is None or before.confirmed_until_us >= until_us:
         return
     after: History = replace(before, confirmed_until_us=until_us)
-    lines = work.corrections(resource.shard, resource.region, before, after)
+    lines = work.corrections(resource.shard, (resource.region, resource.resource_id), before, after)
     work.put(replace(resource, history=after), lines, f"{page.source}/{page.id}")

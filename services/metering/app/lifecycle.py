@@ -9,7 +9,7 @@ import orjson
 from services.metering.app.work import ResourceKey, Work
 from services.metering.rules.acceptance import Decision, Limits, admit, admit_correction
 from services.metering.rules.charge import charge, hourly_price
-from services.metering.rules.history import CREATED, Event, History
+from services.metering.rules.history import CREATED, Event, History, comes_after
 from services.metering.store import events as event_store
 from services.metering.store.events import EventKey, WaitingEvent
 from services.metering.store.resources import Resource
@@ -28,6 +28,7 @@ class Incoming:
 
     event: LifecycleEvent
     record: Record
+    fingerprint: bytes
     waited: bool = False
 
     @property
@@ -93,17 +94,16 @@ async def _with_pending(work: Work, incoming: Sequence[Incoming]) -> list[Incomi
 def to_incoming(waiting: WaitingEvent) -> Incoming:
     """A waiting event as it is applied again."""
     event = LifecycleEvent.model_validate_json(waiting.body)
-    return Incoming(event, waiting_record(waiting), waited=True)
+    return Incoming(event, waiting_record(waiting), event.fingerprint(), waited=True)
 
 
 def _is_known(item: Incoming, known: dict[EventKey, bytes], outcome: Outcome) -> bool:
     """Whether the same (source, id) came before: the same again is dropped, other content is dead."""
-    fingerprint = item.event.fingerprint()
     before = known.get(item.key)
     if before is None:
-        known[item.key] = fingerprint
+        known[item.key] = item.fingerprint
         return False
-    if before == fingerprint:
+    if before == item.fingerprint:
         outcome.duplicates += 1
     else:
         detail = f"{item.event.source}/{item.event.id} was accepted with other content; give the new fact a new id"
@@ -149,7 +149,10 @@ def _change(work: Work, item: Incoming, fact: Event, known: Resource | None, rul
     before = None if known is None else known.history
     after = _begin(fact, rules.regions[data.region]) if before is None else before.with_event(fact)
     shard = shard_of(data.region, data.tenant_id, rules.shards) if known is None else known.shard
-    lines = work.corrections(shard, data.region, before, after)
+    key = data.region, item.event.subject
+    # Most events tell of what is not charged yet.
+    later = before is not None and comes_after(before, fact, work.through_us(shard))
+    lines = () if later else work.corrections(shard, key, before, after)
     if lines and rules.limits.correction_hours_max is not None:
         hourly = hourly_price(charge(after, work.table(data.region), work.through_us(shard)))
         decision = admit_correction(lines, hourly, rules.limits)
@@ -183,7 +186,7 @@ def _note(work: Work, item: Incoming, decision: Decision, rules: Rules, outcome:
     if item.waited and decision.outcome not in ("pending", "parked"):
         outcome.done_waiting.append(item.key)
     if not item.waited and decision.outcome in ("apply", "pending", "parked"):
-        outcome.fingerprints[item.key] = item.event.fingerprint()
+        outcome.fingerprints[item.key] = item.fingerprint
 
 
 def _advice(item: Incoming, decision: Decision) -> str:

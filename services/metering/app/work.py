@@ -12,6 +12,7 @@ from services.metering.rules.charge import charge
 from services.metering.rules.history import CONFIGURES, DELETED, History
 from services.metering.rules.lines import Line, correction_lines
 from services.metering.rules.prices import GPU, PERSISTENT, STORAGE, PriceTable
+from services.metering.rules.segments import Segment
 from services.metering.rules.timeline import build_timeline
 from services.metering.store import resources as resource_store
 from services.metering.store import shards as shard_store
@@ -27,6 +28,7 @@ FUNCTION_VERSION = 1
 NO_PRICES = PriceTable()
 ResourceKey = tuple[str, str]
 Account = tuple[str, str]
+Segments = tuple[Segment, ...]
 Tables = Mapping[str, PriceTable]
 
 
@@ -62,6 +64,8 @@ class Work:
     unpriced: set[tuple[str, str, str, str, int]] = field(default_factory=set)
     parts: dict[int, dict[Account, AccountPart]] = field(default_factory=dict)
     publishes: bool = True
+    # The last charge computed of a resource: the next event of the same transaction corrects that one.
+    charges: dict[ResourceKey, tuple[History, Segments]] = field(default_factory=dict)
 
     def table(self, region: str) -> PriceTable:
         return self.tables.get(region, NO_PRICES)
@@ -69,23 +73,29 @@ class Work:
     def through_us(self, shard: int) -> int:
         return self.shards[shard].metered_through_us
 
-    def corrections(self, shard: int, region: str, before: History | None, after: History) -> tuple[Line, ...]:
-        """What replacing a history publishes; nothing where both say the same up to `through`."""
-        through_us, table = self.through_us(shard), self.table(region)
+    def corrections(self, shard: int, key: ResourceKey, before: History | None, after: History) -> tuple[Line, ...]:
+        """What replacing a resource's history publishes; nothing where both say the same up to `through`."""
+        through_us, table = self.through_us(shard), self.table(key[0])
         if before is None and all(event.time_us >= through_us for event in after.events):
             return ()
-        charged = () if before is None else charge(before, table, through_us)
-        return correction_lines(charged, charge(after, table, through_us))
+        charged = () if before is None else self._charge(key, before, table, through_us)
+        due = charge(after, table, through_us)
+        self.charges[key] = after, due
+        return correction_lines(charged, due)
+
+    def _charge(self, key: ResourceKey, history: History, table: PriceTable, through_us: int) -> Segments:
+        known = self.charges.get(key)
+        return known[1] if known is not None and known[0] is history else charge(history, table, through_us)
 
     def put(self, resource: Resource, lines: Iterable[Line], cause: str) -> None:
         """Change a resource and publish what that corrects."""
         key = (resource.region, resource.resource_id)
-        first_line = key not in self.resources or not self._was_charged(self.resources[key])
+        added = list(lines)
+        first_line = bool(added) and (key not in self.resources or not self._was_charged(self.resources[key]))
         self.resources[key] = resource
         self.changed.add(key)
-        added = list(lines)
         self.publish(resource.shard, (resource.region, resource.tenant_id), resource.resource_id, added, cause)
-        if added and first_line:
+        if first_line:
             self.announce_admission(resource)
 
     def announce_admission(self, resource: Resource) -> None:

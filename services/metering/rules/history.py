@@ -104,6 +104,22 @@ def order_events(events: tuple[Event, ...]) -> tuple[tuple[int, Event], ...]:
     return tuple(placed)
 
 
+def comes_after(known: History, event: Event, at_us: int) -> bool:
+    """Whether an event can have no effect on anything before an instant: what is charged up to it stays as it is.
+
+    By time an event changes nothing before its own. By sequence it must also be the last of all, for order beats time;
+    and one that ends the order by sequence puts every other in another place.
+    """
+    if event.time_us < at_us:
+        return False
+    first = known.events[0]
+    if any(other.sequence is None or other.source != first.source for other in known.events):
+        return True
+    if event.sequence is None or event.source != first.source:
+        return False
+    return all((other.sequence or 0) < event.sequence for other in known.events)
+
+
 def _by_time(event: Event) -> tuple[int, int, str, str]:
     return event.time_us, RANK[event.type], event.source, event.event_id
 
