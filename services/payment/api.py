@@ -5,10 +5,11 @@ import io
 from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from services.payment.api_bodies import (
+    IdempotencyKey,
     QuoteBody,
     TopUpBody,
     describe_entry,
@@ -23,12 +24,10 @@ from services.payment.store.history import HistoryEntry, load_history
 from services.payment.store.status import load_status
 from shared.clock import format_instant
 from shared.db import transaction
-from shared.errors import Refusal
-from shared.events.cloudevents import RegionName, TenantId
+from shared.events.cloudevents import Identifier, RegionName, TenantId
 
 PAGE_MAX = 500
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
-Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
 
 CSV_COLUMNS = (
     "order_id",
@@ -70,7 +69,7 @@ class PaymentApi:
             status = await load_status(connection)
         return {"now": format_instant(self._rates.clock.now_us()), **status}
 
-    async def create(self, body: TopUpBody, idempotency_key: Key, request: Request) -> dict[str, Any]:
+    async def create(self, body: TopUpBody, idempotency_key: IdempotencyKey, request: Request) -> dict[str, Any]:
         """Order credits; the customer pays at `page_url`. Repeat with the same key whatever the answer was."""
         wish = TopUpRequest(
             region=body.region,
@@ -78,7 +77,7 @@ class PaymentApi:
             amount=body.amount,
             currency=body.currency,
             provider=body.provider,
-            idempotency_key=_printable_key(idempotency_key),
+            idempotency_key=idempotency_key,
             quote_id=body.quote_id,
             email=body.email,
             payer_name=body.name,
@@ -88,7 +87,7 @@ class PaymentApi:
         )
         return describe_order(await self._topups.create(wish))
 
-    async def order(self, order_id: str) -> dict[str, Any]:
+    async def order(self, order_id: Identifier) -> dict[str, Any]:
         return describe_order(await self._topups.load(order_id))
 
     async def quote(self, body: QuoteBody) -> dict[str, Any]:
@@ -150,9 +149,3 @@ def _csv_lines(rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerows(rows)
     return text.getvalue()
-
-
-def _printable_key(key: str) -> str:
-    if not key.isprintable():
-        raise Refusal("invalid-idempotency-key", "an Idempotency-Key holds printable characters only", status=422)
-    return key

@@ -3,6 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
+from fastapi import Header
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.payment.rules.conversion import Quote, format_rate
@@ -11,7 +12,7 @@ from services.payment.store.orders import StoredOrder
 from services.payment.store.queue import QueueItem
 from services.payment.store.refund_requests import RefundRequest
 from shared.clock import format_instant
-from shared.events.cloudevents import RegionName, TenantId
+from shared.events.cloudevents import Identifier, RegionName, TenantId
 from shared.events.payments import Provider
 from shared.money import format_micros
 
@@ -31,6 +32,7 @@ def _address(text: str) -> str:
 
 
 Text = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
+IdempotencyKey = Annotated[Identifier, Header(alias="Idempotency-Key")]
 Reason = Annotated[str, Field(min_length=1, max_length=300), AfterValidator(_printable)]
 Actor = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_printable)]
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]

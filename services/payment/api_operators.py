@@ -3,9 +3,10 @@
 from datetime import date
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query
 
 from services.payment.api_bodies import (
+    IdempotencyKey,
     RateBody,
     RefundBody,
     SettlementBody,
@@ -22,6 +23,7 @@ from services.payment.store.rates import load_rates
 from shared.clock import format_instant
 from shared.db import transaction
 from shared.errors import Refusal
+from shared.events.cloudevents import Identifier
 
 PAGE_MAX = 500
 
@@ -79,16 +81,16 @@ class OperatorApi:
         last = items[-1].item_number if len(items) == limit else None
         return {"items": [describe_item(item) for item in items], "next": write_cursor(last)}
 
-    async def settle(self, item_id: str, body: SettlementBody) -> dict[str, Any]:
+    async def settle(self, item_id: Identifier, body: SettlementBody) -> dict[str, Any]:
         """Credit, refund or dismiss; a credit is posted under the payment's own id."""
         wish = SettlementWish(body.action, body.reason, body.actor, body.amount_micros, body.region, body.tenant_id)
         return describe_item(await self._settlement.settle(item_id, wish))
 
     async def refund(
         self,
-        payment_id: str,
+        payment_id: Identifier,
         body: RefundBody,
-        idempotency_key: Annotated[str, Header(min_length=1, max_length=200)],
+        idempotency_key: IdempotencyKey,
     ) -> dict[str, Any]:
         """Send money back to the payer, once per Idempotency-Key."""
         if body.full is (body.amount_micros is not None):

@@ -200,8 +200,8 @@ async def test_a_dispute_takes_and_returns_once_and_the_order_is_then_what_it_wa
     for fact in (opened, opened, withdrawn, withdrawn):
         await shop.apply(fact)
     assert await shop.state(order) == "disputed"
-    for fact in (won, won, opened):
-        await shop.apply(fact)
+    for late in (won, won, opened):
+        await shop.apply(late)
     assert await shop.state(order) == "credited"
     events = (await shop.events())[1:]
     assert [event["id"] for event in events] == [
