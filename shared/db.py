@@ -53,8 +53,23 @@ async def prepare_connection(connection: Connection) -> None:
     )
 
 
-async def open_pool(url: str, *, application: str, size_max: int = 10, command_timeout_seconds: float = 60) -> Pool:
-    """A pool whose commands time out, so that a task never hangs under a failover."""
+async def _keep_session(_connection: Connection) -> None:
+    """Leave a session as it is: whoever used it changed nothing of it."""
+
+
+async def open_pool(
+    url: str,
+    *,
+    application: str,
+    size_max: int = 10,
+    command_timeout_seconds: float = 60,
+    resets_sessions: bool = True,
+) -> Pool:
+    """A pool whose commands time out, so that a task never hangs under a failover.
+
+    Resetting a session at each release is a round trip. Without it nobody may take session locks or change settings
+    outside a transaction; an open transaction is rolled back all the same.
+    """
     return await asyncpg.create_pool(
         url,
         min_size=1,
@@ -62,6 +77,7 @@ async def open_pool(url: str, *, application: str, size_max: int = 10, command_t
         command_timeout=command_timeout_seconds,
         timeout=10,
         init=prepare_connection,
+        reset=None if resets_sessions else _keep_session,
         server_settings={"application_name": application, "jit": "off", "timezone": "UTC"},
     )
 

@@ -5,7 +5,7 @@ import binascii
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Annotated, Any
+from typing import Annotated
 
 import uvicorn
 from fastapi import APIRouter, Body, FastAPI, Request
@@ -14,7 +14,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.consumer import OffsetConsumer
 from shared.db import TRANSIENT, Pool, transaction
@@ -48,12 +50,7 @@ def create_api(title: str, *, readiness: Callable[[], Mapping[str, str]]) -> Fas
     api = FastAPI(title=title, docs_url="/docs", redoc_url=None)
     _add_error_handlers(api)
 
-    @api.middleware("http")
-    async def bound_body(request: Request, call_next: Callable[[Request], Any]) -> Any:  # noqa: ANN401 - Starlette's type
-        length = request.headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > BODY_BYTES_MAX:
-            return problem(413, "body-too-large", f"the body may have at most {BODY_BYTES_MAX} bytes")
-        return await call_next(request)
+    api.add_middleware(_BoundedBody)
 
     @api.get("/healthz", include_in_schema=False)
     async def healthz() -> JSONResponse:
@@ -71,6 +68,22 @@ def create_api(title: str, *, readiness: Callable[[], Mapping[str, str]]) -> Fas
         return PlainTextResponse(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     return api
+
+
+class _BoundedBody:
+    """Refuses bodies that say they are too large. Plain ASGI: Starlette's own base class starts tasks per request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            length = Headers(scope=scope).get("content-length", "0")
+            if not length.isdigit() or int(length) > BODY_BYTES_MAX:
+                refusal = problem(413, "body-too-large", f"the body may have at most {BODY_BYTES_MAX} bytes")
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def _add_error_handlers(api: FastAPI) -> None:

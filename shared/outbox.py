@@ -66,16 +66,26 @@ async def append_messages(connection: Connection, messages: Iterable[Message], n
         by_stream.setdefault(message.stream, []).append(message)
     for stream in sorted(by_stream):
         batch = by_stream[stream]
-        last = await connection.fetchval(
+        await connection.execute(
             """
-            with cursor_row as (insert into outbox_cursor (stream) values ($1) on conflict do nothing)
-            insert into outbox_head (stream, seq) values ($1, $2)
-            on conflict (stream) do update set seq = outbox_head.seq + excluded.seq returning seq
+            with cursor_row as (insert into outbox_cursor (stream) values ($1) on conflict do nothing),
+            head as (
+              insert into outbox_head (stream, seq) values ($1, $2)
+              on conflict (stream) do update set seq = outbox_head.seq + excluded.seq returning seq
+            )
+            insert into outbox (day, stream, seq, topic, key, value, content_type)
+            select $3, $1, head.seq - $2 + m.number, m.topic, m.key, m.value, m.content_type
+            from head, unnest($4::text[], $5::bytea[], $6::bytea[], $7::text[])
+              with ordinality m(topic, key, value, content_type, number)
             """,
             stream,
             len(batch),
+            day_of(now_us),
+            [message.topic for message in batch],
+            [message.key for message in batch],
+            [message.value for message in batch],
+            [message.content_type for message in batch],
         )
-        await insert_messages(connection, list(enumerate(batch, start=last - len(batch) + 1)), now_us)
 
 
 class Relay:

@@ -13,7 +13,7 @@ from services.payment.rules.facts import Attempted, Declined, Expired, Fact, Pai
 from services.payment.rules.orders import decide_order_fact, decide_paid, follow_uncredited, settle_credit
 from services.payment.rules.reversals import Payment, decide_reversal, derive_state
 from services.payment.store.early import insert_early_fact, take_early_facts
-from services.payment.store.orders import Change, StoredOrder, lock_order, update_order
+from services.payment.store.orders import Change, StoredOrder, lock_order, lock_order_of_payment, update_order
 from services.payment.store.payments import (
     Holder,
     StoredPayment,
@@ -41,6 +41,11 @@ class Cause:
     name: str
 
 
+def payment_ids_of(facts: Sequence[Fact]) -> list[str]:
+    """The payments that facts are about, to be locked before anything is read."""
+    return [fact.payment_id for fact in facts if isinstance(fact, Paid | PaymentFact)]
+
+
 class FactApplier:
     """Decides facts by the rules and saves what follows, with the events that tell it."""
 
@@ -49,13 +54,21 @@ class FactApplier:
         self._shards = shards
 
     async def apply_facts(
-        self, connection: Connection, facts: Sequence[Fact], cause: Cause, *, wait_for_order: bool = False
+        self,
+        connection: Connection,
+        facts: Sequence[Fact],
+        cause: Cause,
+        *,
+        wait_for_order: bool = False,
+        locked: bool = False,
     ) -> Outcome:
         """Apply facts, each once however often it is told; answer what became of them.
 
-        With `wait_for_order`, a fact of an order that is not known answers "unknown" and nothing is applied.
+        With `wait_for_order`, a fact of an order that is not known answers "unknown" and nothing is applied. `locked`:
+        the caller holds the ids of `payment_ids_of(facts)` already.
         """
-        await lock_payment_ids(connection, [fact.payment_id for fact in facts if isinstance(fact, Paid | PaymentFact)])
+        if not locked:
+            await lock_payment_ids(connection, payment_ids_of(facts))
         work = _Work(connection, cause, self._clock.now_us(), self._shards, wait_for_order=wait_for_order)
         outcomes: set[Outcome] = set()
         for fact in facts:
@@ -121,11 +134,11 @@ class _Work:
         return decision.outcome
 
     async def _apply_paid(self, fact: Paid) -> Outcome:
-        order = None if fact.order_id is None else await lock_order(self._connection, fact.order_id)
-        known = await load_payment(self._connection, fact.payment_id)
-        if order is None and known is None and self._wait_for_order:
+        found = await lock_order_of_payment(self._connection, fact.order_id, fact.payment_id)
+        order = found.order
+        if order is None and not found.payment_known and self._wait_for_order:
             return "unknown"
-        decision = decide_paid(None if order is None else order.order, fact, known=known is not None)
+        decision = decide_paid(None if order is None else order.order, fact, known=found.payment_known)
         if decision.capture is None:
             return decision.outcome
         provider = self._cause.provider
@@ -137,8 +150,9 @@ class _Work:
         if order is not None:
             await self.save_order(order, decision)
             self.tell(_account_of(order), decision.told)
-        for early, cause in await take_early_facts(self._connection, fact.payment_id):
-            await self._apply_reversal(early, f"{cause}, kept until {self._cause.name}")
+        if found.has_early_facts:
+            for early, cause in await take_early_facts(self._connection, fact.payment_id):
+                await self._apply_reversal(early, f"{cause}, kept until {self._cause.name}")
         return decision.outcome
 
     async def _queue_unknown(self, fact: Attempted | Declined | Expired) -> Outcome:

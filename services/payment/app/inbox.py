@@ -3,12 +3,12 @@
 from collections.abc import Container
 from dataclasses import dataclass
 
-from services.payment.app.facts import Cause, FactApplier
+from services.payment.app.facts import Cause, FactApplier, payment_ids_of
 from services.payment.metrics import WEBHOOKS
 from services.payment.providers import Notice, ProviderName
 from services.payment.rules.decision import Outcome
 from services.payment.rules.facts import OrderFact, Paid
-from services.payment.store.inbox import complete_event, lock_event
+from services.payment.store.inbox import finish_event, lock_event
 from services.payment.store.orders import load_order
 from shared.clock import SECOND_US, Clock
 from shared.db import Connection, Pool, transaction
@@ -47,15 +47,16 @@ class Inbox:
 
     async def _receive(self, connection: Connection, provider: ProviderName, notice: Notice, body: bytes) -> Received:
         now_us = self._clock.now_us()
-        arrival = await lock_event(connection, provider, notice.event_id, notice.type, body, now_us)
+        payment_ids = payment_ids_of(notice.facts)
+        arrival = await lock_event(connection, provider, notice.event_id, notice.type, body, payment_ids, now_us)
         if arrival.outcome is not None:
             return Received(arrival.outcome, repeated=True)
         may_wait = now_us < arrival.first_received_at_us + self._unknown_order_us
         outcome = await self._apply(connection, provider, notice, may_wait=may_wait)
-        if outcome == "unknown" and may_wait:
-            return Received("unknown", completed=False)
-        await complete_event(connection, provider, notice.event_id, outcome, now_us)
-        return Received(outcome)
+        completed = outcome != "unknown" or not may_wait
+        if outcome != "applied" or not arrival.is_new:
+            await finish_event(connection, provider, notice.event_id, outcome if completed else None, now_us)
+        return Received(outcome, completed=completed)
 
     async def _apply(
         self, connection: Connection, provider: ProviderName, notice: Notice, *, may_wait: bool
@@ -68,7 +69,7 @@ class Inbox:
             if order is not None and order.money != notice.money and not _is_paid(notice):
                 return "mismatched"
         cause = Cause(provider, f"{'webhook' if provider == 'stripe' else 'IPN'} {notice.event_id}")
-        return await self._applier.apply_facts(connection, notice.facts, cause, wait_for_order=may_wait)
+        return await self._applier.apply_facts(connection, notice.facts, cause, wait_for_order=may_wait, locked=True)
 
     def _is_foreign(self, provider: ProviderName, notice: Notice) -> bool:
         """Whether a notice about an order is about somebody else's. Refunds and disputes name a payment instead."""

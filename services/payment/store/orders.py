@@ -90,6 +90,30 @@ async def lock_order(connection: Connection, order_id: str) -> StoredOrder | Non
     return _read(await connection.fetchrow(query, order_id))
 
 
+@dataclass(frozen=True, slots=True)
+class OrderOfPayment:
+    """The locked order that a payment names, whether the payment has its row, and whether facts wait for it."""
+
+    order: StoredOrder | None
+    payment_known: bool
+    has_early_facts: bool
+
+
+async def lock_order_of_payment(connection: Connection, order_id: str | None, payment_id: str) -> OrderOfPayment:
+    """Everything that a success is decided by, at once; the caller holds the payment's id."""
+    known = """
+        exists (select from payment where payment_id = $2), exists (select from early_fact where payment_id = $2)
+    """
+    query = f"select {_COLUMNS}, {known} from payment_order where order_id = $1 for update"  # noqa: S608 - constants
+    row = await connection.fetchrow(query, order_id, payment_id)
+    if row is not None:
+        *columns, payment_known, has_early_facts = row
+        return OrderOfPayment(StoredOrder(*columns), payment_known, has_early_facts)
+    row = await connection.fetchrow(f"select $1::text, {known}", None, payment_id)
+    assert row is not None, "a select without a table answers a row"
+    return OrderOfPayment(None, row[1], row[2])
+
+
 async def insert_order(connection: Connection, order: NewOrder) -> bool:
     """Keep a new order; answer False where its id is taken."""
     places = ", ".join(f"${number}" for number in range(1, len(NewOrder.__dataclass_fields__) + 1))

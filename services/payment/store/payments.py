@@ -9,6 +9,13 @@ from services.payment.rules.facts import Money, Paid
 from services.payment.rules.reversals import Payment
 from shared.db import Connection
 
+# Ascending, so that nobody waits for one another in a circle.
+LOCK_PAYMENT_IDS = """
+    select pg_advisory_xact_lock(key) from (
+      select distinct hashtextextended(id, 20) as key from unnest($1::text[]) id order by key offset 0
+    ) keys
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredPayment:
@@ -24,14 +31,8 @@ class StoredPayment:
 
 async def lock_payment_ids(connection: Connection, payment_ids: Sequence[str]) -> None:
     """Let nobody else decide about these payments in this transaction, whether they have rows yet or not."""
-    await connection.execute(
-        """
-        select pg_advisory_xact_lock(key) from (
-          select distinct hashtextextended(id, 20) as key from unnest($1::text[]) id order by key offset 0
-        ) keys
-        """,
-        list(payment_ids),
-    )
+    if payment_ids:
+        await connection.execute(LOCK_PAYMENT_IDS, list(payment_ids))
 
 
 async def load_payment(connection: Connection, payment_id: str) -> StoredPayment | None:
