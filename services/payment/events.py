@@ -12,6 +12,8 @@ from services.payment.rules.decision import (
     Told,
 )
 from shared.events.payments import (
+    AutoTopUpSuspended,
+    AutoTopUpSuspendedData,
     CapturedData,
     DisputeClosedData,
     DisputedData,
@@ -46,6 +48,21 @@ def payment_message(account: Account, told: Told, at_us: int, shards: int) -> Me
     subject = f"{account.region}/{account.tenant_id}"
     event = _make(account, told, {"subject": subject, "time": at_us})
     stream = shard_of(account.region, account.tenant_id, shards)
+    return Message(stream, PAYMENT_EVENTS, subject.encode(), event.model_dump_json().encode())
+
+
+def suspension_message(
+    region: str, tenant_id: str, number: int, reason: str, action_url: str | None, at_us: int, shards: int
+) -> Message:
+    """Automatic top-up stopped for the `number`th time."""
+    subject = f"{region}/{tenant_id}"
+    event = AutoTopUpSuspended(
+        id=f"auto_top_up_suspended/{subject}/{number}",
+        subject=subject,
+        time=at_us,
+        data=AutoTopUpSuspendedData(region=region, tenant_id=tenant_id, reason=reason, action_url=action_url),
+    )
+    stream = shard_of(region, tenant_id, shards)
     return Message(stream, PAYMENT_EVENTS, subject.encode(), event.model_dump_json().encode())
 
 

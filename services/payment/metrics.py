@@ -7,6 +7,7 @@ WEBHOOKS = Counter(
 )
 OPEN_QUEUE = Gauge("tollkeeper_payment_queue_open", "Items that wait for an operator")
 EARLY_FACTS = Gauge("tollkeeper_payment_early_facts", "Facts that wait for their payment")
+AUTO_TOP_UPS = Counter("tollkeeper_payment_auto_top_ups_total", "Charges of saved cards, by how they ended", ["state"])
 RECONCILED = Counter("tollkeeper_payment_reconciled_total", "Orders that a provider was asked about", ["provider"])
 DIFFERENCES = Counter(
     "tollkeeper_payment_differences_total", "Differences that reconciliation found, healed or not", ["provider", "kind"]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.payment.app.auto_top_up import AutoTopUps
 from services.payment.app.credits import Credits
 from services.payment.app.facts import FactApplier
 from services.payment.app.inbox import Inbox
@@ -37,6 +38,7 @@ class Service:
     upkeep: Upkeep
     reconciler: Reconciler
     receipts: Receipts
+    auto_top_ups: AutoTopUps
 
 
 def wire_service(
@@ -51,12 +53,13 @@ def wire_service(
     rates = Rates(pool, clock, settings, shared)
     refunds = Refunds(pool, clock, providers, applier)
     credits_ = Credits(clock)
+    topups = TopUps(rates, balance, providers, applier)
     return Service(
         pool=pool,
         clock=clock,
         rates=rates,
         applier=applier,
-        topups=TopUps(rates, balance, providers, applier),
+        topups=topups,
         inbox=Inbox(pool, clock, applier, shared.regions, settings.unknown_order_seconds),
         refunds=refunds,
         settlement=Settlement(rates, applier, refunds),
@@ -64,4 +67,5 @@ def wire_service(
         upkeep=Upkeep(pool, clock, balance, refunds, settings),
         reconciler=Reconciler(pool, clock, providers, balance, applier, credits_),
         receipts=Receipts(pool, clock, settings.seller),
+        auto_top_ups=AutoTopUps(topups, balance, providers, applier),
     )

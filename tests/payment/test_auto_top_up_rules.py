@@ -21,6 +21,7 @@ from shared.errors import Refusal
 
 UNIT = 10_000  # a cent
 MINIMUM = 500_000
+MAXIMUM = 10**12
 AGREED = AutoTopUp(
     threshold_micros=5_000_000, target_micros=20_000_000, daily_cap_micros=40_000_000, monthly_cap_micros=100_000_000
 )
@@ -28,7 +29,8 @@ NOW_US = parse_instant("2026-11-24T10:00:00Z")
 
 
 def decide(balance_micros: int, *attempts: Attempt, agreement: AutoTopUp = AGREED, now_us: int = NOW_US) -> object:
-    return decide_attempt(agreement, attempts, balance_micros, now_us, unit_micros=UNIT, minimum_micros=MINIMUM)
+    bounds = {"unit_micros": UNIT, "minimum_micros": MINIMUM, "maximum_micros": MAXIMUM}
+    return decide_attempt(agreement, attempts, balance_micros, now_us, **bounds)
 
 
 def test_the_card_fills_up_to_the_target_in_payable_units() -> None:

@@ -17,6 +17,7 @@ from services.payment.store.orders import Change, StoredOrder, lock_order, lock_
 from services.payment.store.payments import (
     Holder,
     StoredPayment,
+    complete_payment,
     credit_payment,
     insert_payment,
     load_payment,
@@ -140,6 +141,7 @@ class _Work:
             return "unknown"
         decision = decide_paid(None if order is None else order.order, fact, known=found.payment_known)
         if decision.capture is None:
+            await complete_payment(self._connection, fact)
             return decision.outcome
         provider = self._cause.provider
         holder = None if order is None else Holder(order.region, order.tenant_id, order.account_currency)

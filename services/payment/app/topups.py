@@ -18,6 +18,7 @@ from shared.clock import SECOND_US
 from shared.db import Connection, transaction
 from shared.errors import Refusal
 from shared.ids import content_hash, fact_id, shard_of
+from shared.money import AMOUNT_MICROS_MAX, parse_micros
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class TopUps:
         providers: Mapping[ProviderName, Provider],
         applier: FactApplier,
     ) -> None:
-        self._rates = rates
+        self.rates = rates
         self._settings = rates.settings
         self._balance = balance
         self._providers = providers
@@ -74,14 +75,14 @@ class TopUps:
             return order
         if order.state != "pending":
             raise Refusal("order-ended", f"the order {order.order_id} is {order.state}; make a new one")
-        if self._rates.clock.now_us() >= order.expires_at:
+        if self.rates.clock.now_us() >= order.expires_at:
             raise Refusal("order-expired", f"the order {order.order_id} was not opened in time; make a new one")
         await self._balance.register(order)
         return await self._open_page(order)
 
     async def load(self, order_id: str) -> StoredOrder:
         """An order as it stands. Raises Refusal for none."""
-        async with transaction(self._rates.pool) as connection:
+        async with transaction(self.rates.pool) as connection:
             found = await load_order(connection, order_id)
         if found is None:
             raise Refusal("order-not-found", f"there is no order {order_id}", status=404)
@@ -89,25 +90,28 @@ class TopUps:
 
     async def commit_order(self, request: TopUpRequest) -> StoredOrder:
         """The order of a request, committed now or before. Raises Refusal for a key that named something else."""
-        async with transaction(self._rates.pool) as connection:
-            found = await load_order(connection, request.order_id)
-            if found is None:
-                await insert_order(connection, await self._agree(connection, request))
-                found = await load_order(connection, request.order_id)
-                assert found is not None, "it was inserted now or by somebody else"
+        async with transaction(self.rates.pool) as connection:
+            found = await self.insert(connection, request)
         if found.request_hash != request.request_hash:
             raise Refusal("idempotency-key-reused", "this Idempotency-Key was used with another body")
         return found
 
+    async def insert(self, connection: Connection, request: TopUpRequest) -> StoredOrder:
+        """The order of a request, inserted now or before. Raises Refusal for what can't be ordered."""
+        found = await load_order(connection, request.order_id)
+        if found is None:
+            await insert_order(connection, await self._agree(connection, request))
+            found = await load_order(connection, request.order_id)
+            assert found is not None, "it was inserted now or by somebody else"
+        return found
+
     async def _agree(self, connection: Connection, request: TopUpRequest) -> NewOrder:
         """What is agreed on: amount, credit and rate stand from here on. Raises Refusal."""
-        account_currency = self._rates.account_currency(request.region)
+        account_currency = self.rates.account_currency(request.region)
         money = parse_amount(request.amount, request.currency)
         self.check_offer(request.provider, money)
-        limit = self._settings.limits.get(request.provider, {}).get(money.currency)
-        if limit is not None:
-            check_limits(money, limit.min, limit.max)
-        now_us = self._rates.clock.now_us()
+        check_limits(money, *self.limits_of(request.provider, money.currency))
+        now_us = self.rates.clock.now_us()
         credit_micros, rate_e12, rate_date = money.amount_micros, RATE_ONE_E12, None
         if money.currency != account_currency:
             quote = await load_quote(connection, request.quote_id or "")
@@ -120,7 +124,7 @@ class TopUps:
             order_id=request.order_id,
             region=request.region,
             tenant_id=request.tenant_id,
-            shard=shard_of(request.region, request.tenant_id, self._rates.shared.shards),
+            shard=shard_of(request.region, request.tenant_id, self.rates.shared.shards),
             idempotency_key=request.idempotency_key,
             request_hash=request.request_hash,
             provider=request.provider,
@@ -141,10 +145,19 @@ class TopUps:
             expires_at=now_us + self._settings.order_seconds * SECOND_US,
         )
 
-    def check_offer(self, provider: ProviderName, money: Money) -> None:
-        """Refuse a provider that this deployment has no key for, and an amount that it can't take whole."""
+    def limits_of(self, provider: ProviderName, currency: str) -> tuple[int, int]:
+        """The least and the most that one order may be; where no setting says so, what an account can hold."""
+        limit = self._settings.limits.get(provider, {}).get(currency)
+        return (1, AMOUNT_MICROS_MAX) if limit is None else (parse_micros(limit.min), parse_micros(limit.max))
+
+    def require_provider(self, provider: ProviderName) -> None:
+        """Refuse a provider that this deployment has no key for."""
         if provider not in self._providers:
             raise Refusal("provider-not-configured", f"{provider} is not offered here: it has no keys", status=422)
+
+    def check_offer(self, provider: ProviderName, money: Money) -> None:
+        """Refuse a provider without keys, and an amount that it can't take whole."""
+        self.require_provider(provider)
         if provider == "vnpay":
             to_vnpay_units(money)
         else:
@@ -156,12 +169,12 @@ class TopUps:
         except ProviderRefusal as refusal:
             # Nothing was opened and never will be: balance must not wait for it.
             declined = Declined(order.order_id, refusal.code, final=True)
-            async with transaction(self._rates.pool) as connection:
+            async with transaction(self.rates.pool) as connection:
                 cause = Cause(order.provider, f"page refused: {refusal.code}")
                 await self._applier.apply_facts(connection, [declined], cause)
             raise
-        async with transaction(self._rates.pool) as connection:
-            await save_page(connection, order.order_id, page.url, page.reference, self._rates.clock.now_us())
+        async with transaction(self.rates.pool) as connection:
+            await save_page(connection, order.order_id, page.url, page.reference, self.rates.clock.now_us())
             saved = await load_order(connection, order.order_id)
         assert saved is not None, "orders are never deleted"
         return saved

@@ -15,9 +15,6 @@ AttemptState = Literal["open", "paid", "declined", "needs_customer"]
 SuspensionReason = Literal["declined", "authentication_required"]
 Hold = Literal["suspended", "balance", "attempt open", "an hour", "daily cap", "monthly cap"]
 
-# What a person must have been told and agreed to; without it no card is charged.
-CONSENT_CHARACTERS_MIN = 20
-
 
 @dataclass(frozen=True, slots=True)
 class AutoTopUp:
@@ -73,8 +70,12 @@ def decide_attempt(
     *,
     unit_micros: int,
     minimum_micros: int,
+    maximum_micros: int,
 ) -> Charge | Hold:
-    """What to charge now, or why nothing is. `attempts` are all of this month and the last hour, in any order."""
+    """What to charge now, or why nothing is. `attempts` are all of this month and the last hour, in any order.
+
+    The provider takes multiples of `unit_micros` from `minimum_micros` to `maximum_micros`.
+    """
     if agreement.suspended_reason is not None:
         return "suspended"
     if balance_micros >= agreement.threshold_micros:
@@ -86,7 +87,7 @@ def decide_attempt(
     wanted = _round_up(agreement.target_micros - balance_micros, unit_micros)
     day = _left(agreement.daily_cap_micros, attempts, now_us, "%Y-%m-%d")
     month = _left(agreement.monthly_cap_micros, attempts, now_us, "%Y-%m")
-    amount = min(wanted, day // unit_micros * unit_micros, month // unit_micros * unit_micros)
+    amount = min(wanted, *(bound // unit_micros * unit_micros for bound in (day, month, maximum_micros)))
     if amount < max(minimum_micros, 1):
         return "daily cap" if day <= month else "monthly cap"
     return Charge(amount)

@@ -96,9 +96,10 @@ def check_quote(quote: Quote, region: str, money: Money, now_us: int) -> None:
         raise Refusal("quote-expired", "the quote holds no longer; ask for a new one")
 
 
-def check_limits(money: Money, least: str, most: str) -> None:
-    """Refuse what the provider would not take. Limits are decimal amounts of the currency."""
-    if not parse_micros(least) <= money.amount_micros <= parse_micros(most):
+def check_limits(money: Money, least_micros: int, most_micros: int) -> None:
+    """Refuse what the provider would not take."""
+    if not least_micros <= money.amount_micros <= most_micros:
+        least, most = format_micros(least_micros), format_micros(most_micros)
         raise Refusal(
             "amount-outside-limits",
             f"{format_micros(money.amount_micros)} {money.currency} is not between {least} and {most}",

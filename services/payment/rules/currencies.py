@@ -69,11 +69,15 @@ VNPAY_LEAST: Final = "5000"
 VNPAY_MOST: Final = "999999999"
 
 
+def payable_micros(currency: str) -> int:
+    """The least amount of which Stripe takes multiples: a cent of most currencies, a whole unit of others."""
+    unit = STRIPE_UNITS.get(currency, _HUNDREDTH)
+    return unit.micros * unit.multiple
+
+
 def decimals_of(currency: str) -> int:
     """With how many decimals an amount of the currency is written: as many as what is payable has."""
-    unit = STRIPE_UNITS.get(currency, _HUNDREDTH)
-    payable_micros = unit.micros * unit.multiple
-    return next(digits for digits in range(7) if payable_micros % 10 ** (6 - digits) == 0)
+    return next(digits for digits in range(7) if payable_micros(currency) % 10 ** (6 - digits) == 0)
 
 
 def to_stripe_units(money: Money) -> int:

@@ -171,6 +171,11 @@ async def save_page(connection: Connection, order_id: str, url: str, reference: 
     )
 
 
+async def mark_attempted(connection: Connection, order_id: str) -> None:
+    """Say of a new order that the provider will be asked for money without a page."""
+    await connection.execute("update payment_order set attempted = true where order_id = $1", order_id)
+
+
 async def load_unregistered_attempts(connection: Connection, limit: int) -> list[StoredOrder]:
     """Open orders that were attempted, which balance does not know yet."""
     rows = await connection.fetch(

@@ -112,6 +112,26 @@ async def insert_payment(
     )
 
 
+async def complete_payment(connection: Connection, fact: Paid) -> None:
+    """Add what a payment's first telling did not say: Checkout names the payer, the intent the saved card."""
+    payer, card = fact.payer, fact.saved_card
+    await connection.execute(
+        """
+        update payment set
+          payer_name = case when payer_name = '' then $2::text else payer_name end,
+          payer_email = case when payer_email = '' then $3::text else payer_email end,
+          card_customer = coalesce(card_customer, $4::text), card_method = coalesce(card_method, $5::text)
+        where payment_id = $1 and (($2::text <> '' and payer_name = '') or ($3::text <> '' and payer_email = '')
+          or ($5::text is not null and card_method is null))
+        """,
+        fact.payment_id,
+        (payer and payer.name) or "",
+        (payer and payer.email) or "",
+        None if card is None else card.customer,
+        None if card is None else card.method,
+    )
+
+
 async def credit_payment(connection: Connection, payment_id: str, holder: Holder, credit_micros: int) -> None:
     """Say what is credited for a payment that had nothing yet, and to whom."""
     await connection.execute(

@@ -1,0 +1,302 @@
+"""Stripe behind the port: Checkout pages, saved cards, refunds, and what its webhooks say.
+
+No error tells a secret, a signature or a personal detail: of Stripe's own errors only code and parameter are told.
+"""
+
+import hmac
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from typing import Any, Final, TypeVar
+
+import orjson
+import stripe
+
+from services.payment.providers import (
+    AskedOrder,
+    BadSignature,
+    NeedsCustomer,
+    Notice,
+    Page,
+    PageOrder,
+    ProviderName,
+    ProviderRefusal,
+    RefundOrder,
+    SavedCharge,
+    Unreadable,
+)
+from services.payment.rules.currencies import to_stripe_units
+from services.payment.rules.facts import Declined, Fact, Paid
+from services.payment.rules.stripe_objects import (
+    EVENT_TYPES,
+    KIND_MARK,
+    ORDER_MARK,
+    REGION_MARK,
+    SAVED_KIND,
+    TENANT_MARK,
+    NotStripeObjectError,
+    intent_fact,
+    look_up_facts,
+    marks_of,
+    read_event_facts,
+    refund_fact,
+    reversal_facts,
+)
+from services.payment.settings import PaymentSettings
+from shared.clock import SECOND_US
+from shared.errors import Refusal, TransientFault
+
+RETURN_PATH: Final = "/return/stripe"
+ORDER_PATH: Final = "/orders"
+# Stripe's own tolerance; here in both directions, for its library takes a signature from the future.
+TOLERANCE_US: Final = 300 * SECOND_US
+_NETWORK_RETRIES: Final = 2
+_LISTED: Final = 100
+# Of Checkout's languages those that we offer; it takes the browser's where none is named.
+_LOCALES: Final = {"en", "vi", "ja", "ko", "th", "zh", "de", "fr", "es"}
+
+_Answer = TypeVar("_Answer")
+
+
+def verify_webhook(body: bytes, signature: str, secrets: Sequence[str], now_us: int) -> None:
+    """Raise BadSignature unless one of `secrets` signed the raw body within the last (or next) five minutes.
+
+    Source: Stripe's guide to verifying signatures by hand; any matching v1 passes, so that secrets can be changed.
+    """
+    stamp, given = "", []
+    for part in signature[:4096].split(","):
+        name, _, value = part.strip().partition("=")
+        if name == "t":
+            stamp = value
+        elif name == "v1":
+            given.append(value.encode())
+    if not stamp.isascii() or not stamp.isdecimal() or len(stamp) > 12 or not given:
+        raise BadSignature("the header Stripe-Signature is missing or has no t and v1")
+    signed = stamp.encode() + b"." + body
+    expected = [hmac.digest(secret.encode(), signed, "sha256").hex().encode() for secret in secrets]
+    # Every comparison is made, so that the time tells nothing of which secret signed.
+    if not sum(hmac.compare_digest(one, other) for one in expected for other in given):
+        raise BadSignature("no signature of the header Stripe-Signature matches the body")
+    if abs(now_us - int(stamp) * SECOND_US) > TOLERANCE_US:
+        raise BadSignature("the signature is too old, or from the future: check the clock")
+
+
+def read_event(body: bytes) -> Notice:
+    """A verified event as a notice; one of a type that we have no use for has no facts. Raises Unreadable."""
+    try:
+        event = orjson.loads(body)
+        found = event["data"]["object"]
+        event_id, event_type = str(event["id"])[:200], str(event["type"])[:200]
+        region, order_id = marks_of(found)
+        facts = read_event_facts(event_type, found, int(event["created"]) * SECOND_US)
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"not an event of Stripe: {type(error).__name__}") from None
+    except (NotStripeObjectError, Refusal) as error:
+        raise Unreadable(str(error)) from None
+    return Notice(event_id, event_type, region, order_id, facts)
+
+
+def open_stripe(settings: PaymentSettings) -> "StripeProvider | None":
+    """The provider, or None where settings hold no key for it. Call it within the event loop that will use it."""
+    if settings.stripe_secret_key is None:
+        return None
+    http = stripe.HTTPXClient(timeout=settings.stripe_timeout_seconds)
+    client = stripe.StripeClient(
+        settings.stripe_secret_key.get_secret_value(),
+        base_addresses={"api": settings.stripe_api_base},
+        http_client=http,
+        # Without it the client makes one attempt; its global setting is ignored.
+        max_network_retries=_NETWORK_RETRIES,
+    )
+    return StripeProvider(client, http)
+
+
+class StripeProvider:
+    """The port on Stripe. `http` is closed with it."""
+
+    name: ProviderName = "stripe"
+
+    def __init__(self, client: stripe.StripeClient, http: stripe.HTTPXClient) -> None:
+        self._api = client.v1
+        self._http = http
+
+    async def open_page(self, order: PageOrder) -> Page:
+        """A Checkout session; the order's id is its idempotency key, so the same order has the same session."""
+        marks = _marks(order.region, order.tenant_id, order.order_id)
+        intent: stripe.params.checkout.SessionCreateParamsPaymentIntentData = {"metadata": marks}
+        params: stripe.params.checkout.SessionCreateParams = {
+            "mode": "payment",
+            "client_reference_id": order.order_id,
+            "line_items": [
+                {
+                    "quantity": 1,
+                    "price_data": {
+                        "currency": order.money.currency.lower(),
+                        "unit_amount": to_stripe_units(order.money),
+                        "product_data": {"name": f"Credits for {order.tenant_id}"},
+                    },
+                }
+            ],
+            "metadata": marks,
+            "payment_intent_data": intent,
+            "success_url": f"{order.return_url}{RETURN_PATH}?order={order.order_id}&session_id={{CHECKOUT_SESSION_ID}}",
+            "cancel_url": f"{order.return_url}{ORDER_PATH}/{order.order_id}",
+            "expires_at": order.expires_at_us // SECOND_US,
+        }
+        language = (order.locale or "")[:2]
+        if language in _LOCALES:
+            params["locale"] = language
+        if order.email:
+            params["customer_email"] = order.email
+        if order.save_card:
+            params["customer_creation"] = "always"
+            intent["setup_future_usage"] = "off_session"
+        options: stripe.RequestOptions = {"idempotency_key": f"page-{order.order_id}"}
+        session = await _call(self._api.checkout.sessions.create_async(params=params, options=options))
+        if session.url is None:
+            raise TransientFault("Stripe opened a session without a page")
+        return Page(session.url, session.id)
+
+    async def look_up(self, order: AskedOrder) -> Sequence[Fact]:
+        """What session, intent, refunds and disputes of an order say now."""
+        if order.reference is None:
+            return []
+        session: dict[str, Any] | None = None
+        if order.reference.startswith("cs_"):
+            expand = ["payment_intent", "payment_intent.latest_charge"]
+            found = await _call(self._api.checkout.sessions.retrieve_async(order.reference, params={"expand": expand}))
+            session = found.to_dict(for_json=True)
+            intent = session.get("payment_intent")
+        else:
+            answer = await _call(
+                self._api.payment_intents.retrieve_async(order.reference, params={"expand": ["latest_charge"]})
+            )
+            intent = answer.to_dict(for_json=True)
+        try:
+            facts: list[Fact] = [*look_up_facts(session, intent, order.order_id)]
+            if any(isinstance(fact, Paid) for fact in facts) or order.payment_id is not None:
+                facts += await self._look_up_reversals((intent or {}).get("id") or _intent_of(order.payment_id))
+        except (NotStripeObjectError, Refusal) as error:
+            raise TransientFault(f"Stripe answered something unreadable: {error}") from None
+        return facts
+
+    async def _look_up_reversals(self, intent_id: str) -> list[Fact]:
+        refunds = await _call(self._api.refunds.list_async(params={"payment_intent": intent_id, "limit": _LISTED}))
+        disputes = await _call(self._api.disputes.list_async(params={"payment_intent": intent_id, "limit": _LISTED}))
+        return [
+            *reversal_facts(
+                [item.to_dict(for_json=True) for item in refunds.data],
+                [item.to_dict(for_json=True) for item in disputes.data],
+            )
+        ]
+
+    async def refund(self, refund: RefundOrder) -> Fact:
+        params: stripe.params.RefundCreateParams = {
+            "payment_intent": _intent_of(refund.payment_id),
+            "amount": to_stripe_units(refund.money),
+            "metadata": _marks(refund.region, "", refund.order_id),
+        }
+        options: stripe.RequestOptions = {"idempotency_key": f"refund-{refund.request_id}"}
+        answer = await _call(self._api.refunds.create_async(params=params, options=options))
+        try:
+            return refund_fact(answer.to_dict(for_json=True))
+        except NotStripeObjectError as error:
+            raise TransientFault(f"Stripe answered an unreadable refund: {error}") from None
+
+    async def charge_saved(self, charge: SavedCharge) -> Fact | NeedsCustomer:
+        """Charge a saved card off session. A decline is a fact, not an error; a repeat is not a second charge."""
+        marks = _marks(charge.region, charge.tenant_id, charge.order_id) | {KIND_MARK: SAVED_KIND}
+        params: stripe.params.PaymentIntentCreateParams = {
+            "amount": to_stripe_units(charge.money),
+            "currency": charge.money.currency.lower(),
+            "customer": charge.card.customer,
+            "payment_method": charge.card.method,
+            "off_session": True,
+            "confirm": True,
+            "metadata": marks,
+        }
+        options: stripe.RequestOptions = {"idempotency_key": f"charge-{charge.request_id}"}
+        try:
+            answer = await _call(self._api.payment_intents.create_async(params=params, options=options))
+        except _CardDeclined as declined:
+            if declined.code == "authentication_required":
+                return NeedsCustomer(charge.order_id, declined.intent_id, declined.code)
+            return Declined(charge.order_id, declined.code, final=True)
+        intent = answer.to_dict(for_json=True)
+        if intent.get("status") in ("requires_action", "requires_confirmation"):
+            return NeedsCustomer(charge.order_id, str(intent["id"]), "authentication_required")
+        fact = intent_fact(intent, charge.order_id, int(intent["created"]) * SECOND_US)
+        if fact is None:
+            raise TransientFault(f"Stripe answered a charge with the status {intent.get('status')}")
+        return fact
+
+    async def expire(self, order: AskedOrder) -> None:
+        """Close a session. One that is complete or expired already stays what it is; the next look-up tells."""
+        if order.reference is None or not order.reference.startswith("cs_"):
+            return
+        try:
+            await _call(self._api.checkout.sessions.expire_async(order.reference))
+        except ProviderRefusal as refusal:
+            if refusal.code != "stripe-invalid-request":
+                raise
+
+    async def list_events(self, since_us: int) -> AsyncIterator[bytes]:
+        """Events of the types that concern us, oldest first; Stripe lists them newest first."""
+        params: stripe.params.EventListParams = {
+            "created": {"gte": since_us // SECOND_US},
+            "types": list(EVENT_TYPES),
+            "limit": _LISTED,
+        }
+        bodies: list[bytes] = []
+        page = await _call(self._api.events.list_async(params=params))
+        while True:
+            bodies += [orjson.dumps(event.to_dict(for_json=True)) for event in page.data]
+            if not page.has_more:
+                break
+            params["starting_after"] = page.data[-1].id
+            page = await _call(self._api.events.list_async(params=params))
+        for body in reversed(bodies):
+            yield body
+
+    async def close(self) -> None:
+        await self._http.close_async()  # type: ignore[no-untyped-call]  # the library left it untyped
+
+
+class _CardDeclined(ProviderRefusal):
+    """The card was declined; `intent_id` is the intent that tried."""
+
+    def __init__(self, code: str, intent_id: str) -> None:
+        super().__init__(code, "the card was declined")
+        self.intent_id = intent_id
+
+
+async def _call(question: Awaitable[_Answer]) -> _Answer:
+    """Await an answer of Stripe. Raises ProviderRefusal or TransientFault, without what the caller must not see."""
+    try:
+        return await question
+    except stripe.CardError as error:
+        intent = error.error.payment_intent if error.error is not None else None
+        raise _CardDeclined(_code(error), "" if intent is None else intent.id) from None
+    except (stripe.APIConnectionError, stripe.RateLimitError, stripe.APIError) as error:
+        raise TransientFault(f"Stripe is out of reach: {type(error).__name__} {error.http_status or ''}") from None
+    except (stripe.AuthenticationError, stripe.PermissionError):
+        raise ProviderRefusal("stripe-key-refused", "Stripe refuses this deployment's key") from None
+    except stripe.InvalidRequestError as error:
+        if error.code == "amount_too_small":
+            detail = "the amount is below what Stripe takes in this currency"
+            raise ProviderRefusal("amount-too-small", detail) from None
+        param = f" (parameter {error.param})" if error.param else ""
+        raise ProviderRefusal("stripe-invalid-request", f"Stripe refuses: {_code(error)}{param}") from None
+    except stripe.StripeError as error:
+        raise ProviderRefusal("stripe-refused", f"Stripe refuses: {_code(error)}") from None
+
+
+def _code(error: stripe.StripeError) -> str:
+    return str(error.code or type(error).__name__)[:100]
+
+
+def _marks(region: str, tenant_id: str, order_id: str) -> dict[str, str]:
+    marks = {REGION_MARK: region, TENANT_MARK: tenant_id, ORDER_MARK: order_id}
+    return {name: value for name, value in marks.items() if value}
+
+
+def _intent_of(payment_id: str | None) -> str:
+    return (payment_id or "").removeprefix("stripe:")
