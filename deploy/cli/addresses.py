@@ -9,7 +9,7 @@ from deploy.cli.faults import CommandError
 from deploy.local.settings import read_port
 from deploy.local.state import Home, find_home
 
-PORTS = {"metering": 8083, "balance": 8081, "enforcement": 8084}
+PORTS = {"metering": 8083, "balance": 8081, "payment": 8082, "enforcement": 8084}
 KAFKA_BOOTSTRAP = "127.0.0.1:9092"
 
 

@@ -1,6 +1,7 @@
 """`tollkeeper dead`: records that could not be understood, over all services."""
 
 import base64
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,14 +15,14 @@ from deploy.cli.services import ProblemError, Services, open_services, segment
 
 dead = typer.Typer(help="Dead letters: list them, mend and replay them.", no_args_is_help=True)
 
-SERVICES = ("metering", "balance", "enforcement")
+SERVICES = ("metering", "balance", "payment", "enforcement")
 
 
-def load_dead(services: Services) -> list[dict[str, Any]]:
+def load_dead(services: Services, names: Sequence[str] = SERVICES) -> list[dict[str, Any]]:
     """Open dead letters, each with its `service`; of each service as many as it lists (a thousand)."""
     return [
         {"service": name, **letter}
-        for name in SERVICES
+        for name in names
         for letter in services.get(name, "/v1/dead-letters")["dead_letters"]
     ]
 

@@ -11,6 +11,7 @@ from deploy.cli.dead import dead
 from deploy.cli.explain import explain
 from deploy.cli.faults import EXIT_CODES, FOUND, TIMEOUT, USAGE, CommandError, EarlyExitError
 from deploy.cli.output import remark
+from deploy.cli.payments import rates, reconcile
 from deploy.cli.prices import prices
 from deploy.cli.publish import publish
 from deploy.cli.settled import wait_settled
@@ -34,13 +35,14 @@ def root() -> None:
     """Prepaid billing for GPU clouds: run it, feed it, read it."""
 
 
-for command in (publish, import_trace, wait_settled, explain):
+for command in (publish, import_trace, wait_settled, explain, reconcile):
     app.command(epilog=EXIT_CODES)(command)
 app.command(name="up", epilog=EXIT_CODES)(stack_up)
 app.command(name="down", epilog=EXIT_CODES)(stack_down)
 app.command(name="status", epilog=EXIT_CODES)(stack_status)
 app.add_typer(prices, name="prices")
 app.add_typer(account, name="account")
+app.add_typer(rates, name="rates")
 app.add_typer(dead, name="dead")
 app.add_typer(clock, name="clock")
 

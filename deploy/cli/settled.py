@@ -12,7 +12,7 @@ from aiokafka.errors import KafkaError
 from pydantic import BaseModel, ValidationError
 
 from deploy.cli.addresses import Addresses
-from deploy.cli.dead import SERVICES, load_dead
+from deploy.cli.dead import load_dead
 from deploy.cli.faults import STOPPED, TIMEOUT, UNAVAILABLE, CommandError, EarlyExitError
 from deploy.cli.output import JsonOption, print_json, printable, remark, say
 from deploy.cli.publish import broker_fault, find_topics
@@ -57,6 +57,10 @@ def _load(services: Services, name: str, model: type[_Report]) -> _Report:
         return model.model_validate(services.get(name, "/v1/status"))
     except ValidationError as error:
         raise CommandError(f"{name}'s status is not of this version: {describe(error)}", UNAVAILABLE) from error
+
+
+# The services that lifecycle and usage events pass through.
+SETTLING = ("metering", "balance", "enforcement")
 
 
 def wait_until_settled(
@@ -116,11 +120,11 @@ class KeptBack:
 def load_kept_back(services: Services) -> list[KeptBack]:
     """Pending and parked events and dead letters, of every service."""
     metering = _load(services, "metering", MeteringReport)
-    dead = sum(int(services.get(name, "/v1/status")["dead"]) for name in SERVICES)
+    dead = sum(int(services.get(name, "/v1/status")["dead"]) for name in SETTLING)
     found = (
         ("pending", metering.pending, services.get("metering", "/v1/pending")["pending"]),
         ("parked", metering.parked, services.get("metering", "/v1/parked")["parked"]),
-        ("dead", dead, load_dead(services)),
+        ("dead", dead, load_dead(services, SETTLING)),
     )
     return [KeptBack(name, count, items[:LISTED_MAX]) for name, count, items in found]
 

@@ -11,6 +11,12 @@ from services.balance.api_hours import HoursApi
 from services.balance.api_payments import PaymentsApi
 from services.enforcement.api import create_routes as enforcement_routes
 from services.metering.api import MeteringApi
+from services.payment.api import PaymentApi
+from services.payment.api_auto_top_up import AutoTopUpApi
+from services.payment.api_operators import OperatorApi
+from services.payment.api_pages import PagesApi
+from services.payment.api_reconciliation import ReconciliationApi
+from services.payment.api_webhooks import WebhookApi
 from shared.http import create_api, dead_letter_routes
 
 
@@ -45,6 +51,18 @@ def declare_balance() -> FastAPI:
     return _document("Tollkeeper balance", *parts)
 
 
+def declare_payment() -> FastAPI:
+    parts = (
+        PaymentApi(ABSENT, ABSENT),
+        OperatorApi(ABSENT, ABSENT, ABSENT),
+        ReconciliationApi(ABSENT, ABSENT),
+        AutoTopUpApi(ABSENT),
+        PagesApi(ABSENT, ABSENT, ABSENT, ABSENT),
+        WebhookApi(ABSENT, ABSENT, ABSENT, ABSENT),
+    )
+    return _document("Tollkeeper payment", *(part.router for part in parts))
+
+
 def declare_enforcement() -> FastAPI:
     return _document("Tollkeeper enforcement", enforcement_routes(ABSENT))
 
@@ -52,6 +70,7 @@ def declare_enforcement() -> FastAPI:
 APIS: dict[str, Callable[[], FastAPI]] = {
     "metering": declare_metering,
     "balance": declare_balance,
+    "payment": declare_payment,
     "enforcement": declare_enforcement,
 }
 

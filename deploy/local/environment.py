@@ -65,6 +65,8 @@ def service_environment(
         ours[service.port_setting] = str(service.port(user))
         ours[f"TOLLKEEPER_{name}_URL"] = f"http://127.0.0.1:{service.port(user)}"
         ours[f"TOLLKEEPER_{name}_DATABASE_URL"] = role_url(admin_url, APP, passwords[APP], database_name(service, user))
+        if service.name == "payment":
+            ours["TOLLKEEPER_PAYMENT_PUBLIC_URL"] = ours["TOLLKEEPER_PAYMENT_URL"]
     kept = {name: value for name, value in user.items() if name not in _WITHHELD}
     return ours | kept
 

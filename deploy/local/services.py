@@ -25,5 +25,6 @@ class Service:
 SERVICES = (
     Service("metering", "services.metering.main", 8083),
     Service("balance", "services.balance.main", 8081),
+    Service("payment", "services.payment.main", 8082),
     Service("enforcement", "services.enforcement.main", 8084),
 )

@@ -62,14 +62,15 @@ class Fakes:
     metering: FakeService
     balance: FakeService
     enforcement: FakeService
+    payment: FakeService
 
 
 @pytest.fixture
 def fakes(environment: pytest.MonkeyPatch) -> Iterator[Fakes]:
-    """The three services as fakes, where the command line finds them; none has dead letters."""
+    """The services as fakes, where the command line finds them; none has dead letters."""
     with ExitStack() as stack:
-        made = Fakes(*(stack.enter_context(FakeService()) for _ in range(3)))
-        for name in ("metering", "balance", "enforcement"):
+        made = Fakes(*(stack.enter_context(FakeService()) for _ in range(4)))
+        for name in ("metering", "balance", "enforcement", "payment"):
             service: FakeService = getattr(made, name)
             environment.setenv(f"TOLLKEEPER_{name.upper()}_URL", service.url)
             service.on("GET", "/v1/dead-letters", {"dead_letters": []})

@@ -22,7 +22,7 @@ from tests.support.databases import PASSWORDS
 from tests.support.infrastructure import temporary_home
 
 pytestmark = pytest.mark.process
-SERVICES = ("metering", "balance", "enforcement")
+SERVICES = ("metering", "balance", "payment", "enforcement")
 START = "2026-01-01T00:00:00Z"
 BOOK = """
 region: vn
