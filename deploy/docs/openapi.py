@@ -7,6 +7,7 @@ import orjson
 from fastapi import FastAPI
 
 from services.balance.api import BalanceApi
+from services.balance.api_grants import GrantsApi
 from services.balance.api_hours import HoursApi
 from services.balance.api_payments import PaymentsApi
 from services.enforcement.api import create_routes as enforcement_routes
@@ -47,6 +48,7 @@ def declare_balance() -> FastAPI:
         BalanceApi(ABSENT, ABSENT, ABSENT, ABSENT).router,
         HoursApi(ABSENT).router,
         PaymentsApi(ABSENT, ABSENT).router,
+        GrantsApi(ABSENT, ABSENT).router,
     )
     return _document("Tollkeeper balance", *parts)
 

@@ -42,7 +42,7 @@ where (state = 'negative') <> (balance_micros < 0) or (negative_since is not nul
 
 # Facts and their entries are the same, one to one; what disputes hold is what their accounts say.
 _FACTS = """
-select coalesce(f.fact_id, e.fact_id) as fact_id from payment_fact f full join (
+select coalesce(f.fact_id, e.fact_id) as fact_id from posted_fact f full join (
   select fact_id, account_id, entry_number,
          case when credit_account = 'customer' then amount_micros else -amount_micros end as amount
   from entry where fact_id is not null

@@ -1,5 +1,7 @@
 """Balance's composition root: `python -m services.balance.main migrate|serve`."""
 
+import base64
+import secrets
 import sys
 from pathlib import Path
 
@@ -7,18 +9,21 @@ import httpx
 import uvloop
 
 from services.balance.api import BalanceApi
+from services.balance.api_grants import GrantsApi
 from services.balance.api_hours import HoursApi
 from services.balance.api_payments import PaymentsApi
 from services.balance.app.accounts import Accounts
 from services.balance.app.close_hours import HourCloser
 from services.balance.app.directory import Directory
 from services.balance.app.gaps import GapHealer
+from services.balance.app.grants import Grants
 from services.balance.app.hours import Hours
 from services.balance.app.orders import Orders
 from services.balance.app.payments import PaymentPoster
 from services.balance.app.permits import Permits
 from services.balance.app.post import Poster
 from services.balance.app.post_charges import ChargePoster
+from services.balance.app.vouchers import Vouchers
 from services.balance.settings import BalanceSettings, MeteringSettings, OwnerSettings
 from services.balance.store.partitions import ensure_ledger_partitions
 from shared.clock import SECOND_US, Clock, open_clock
@@ -105,9 +110,12 @@ def _wire(
 
     api = create_api("Tollkeeper balance", readiness=readiness)
     accounts = Accounts(pool, clock, settings, poster)
+    grants = Grants(pool, clock, accounts, poster)
+    vouchers = Vouchers(pool, clock, settings, grants, make_code=make_code, guesses_max=own.voucher_guesses_max)
     permits = Permits(pool, clock, settings, permit_us=own.permit_seconds * SECOND_US)
     api.include_router(BalanceApi(pool, clock, accounts, permits).router)
     api.include_router(HoursApi(Hours(pool, clock)).router)
+    api.include_router(GrantsApi(grants, vouchers).router)
     api.include_router(PaymentsApi(pool, Orders(pool, clock, accounts)).router)
     api.include_router(dead_letter_routes(pool, consumer, payments))
     supervisor = Supervisor(
@@ -116,11 +124,17 @@ def _wire(
             "payments": payments.run,
             "relay": relay.run,
             "gaps": healer.run,
+            "grants": grants.run,
             "hours": HourCloser(pool, clock).run,
             "api": lambda: serve(api, settings.host, own.port),
         }
     )
     return supervisor
+
+
+def make_code() -> str:
+    """A voucher's code: 80 bits that nobody can guess, as 16 letters and digits."""
+    return base64.b32encode(secrets.token_bytes(10)).decode()
 
 
 def main() -> None:

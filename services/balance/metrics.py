@@ -15,3 +15,4 @@ FACTS = Counter("tollkeeper_balance_payment_facts_total", "Facts of payment post
 CONFLICTING_FACTS = Counter(
     "tollkeeper_balance_conflicting_facts_total", "Facts of payment that came again with other contents: page a person"
 )
+EXPIRED_GRANTS = Counter("tollkeeper_balance_expired_grants_total", "Rests of grants that expired")

@@ -9,12 +9,14 @@ from pydantic import BaseModel
 
 from services.balance.app.accounts import Accounts, AdjustmentRequest
 from services.balance.app.directory import Directory
+from services.balance.app.grants import Grants
 from services.balance.app.orders import Orders
 from services.balance.app.payments import PaymentPoster
 from services.balance.app.permits import Permits
 from services.balance.app.post import Poster
 from services.balance.app.post_charges import ChargePoster
 from services.balance.app.unit import unit_of_work
+from services.balance.app.vouchers import Vouchers
 from services.balance.audit import audit
 from services.balance.store.accounts import Account, load_account
 from services.balance.store.adjustments import Adjustment
@@ -49,6 +51,8 @@ class Books:
     payment_poster: PaymentPoster
     accounts: Accounts
     orders: Orders
+    grants: Grants
+    vouchers: Vouchers
     permits: Permits
     dead: list[str] = field(default_factory=list)
     _offset: int = 0
@@ -71,6 +75,8 @@ class Books:
             PaymentPoster(clock, settings, poster),
             accounts,
             Orders(pool, clock, accounts),
+            grants := Grants(pool, clock, accounts, poster),
+            Vouchers(pool, clock, settings, grants, make_code=lambda: "MADE-CODE-0001", guesses_max=3),
             Permits(pool, clock, settings, permit_us=PERMIT_US),
         )
 

@@ -93,6 +93,14 @@ class Accounts:
         )
         return await insert_adjustment(connection, account.account_id, request, request.request_hash, posted_at_us)
 
+    async def lock(
+        self, connection: Connection, region: str, tenant_id: str, after_commit: AfterCommit
+    ) -> tuple[Head, int, Account, list[Account]]:
+        """An account's chain head and row, locked, the posting time, and the account again if it was opened now."""
+        head, posted_at_us = await self._lock_head(connection, region, tenant_id, after_commit)
+        account, is_new = await self._open(connection, region, tenant_id, head.shard, posted_at_us)
+        return head, posted_at_us, account, [account] if is_new else []
+
     async def _lock_head(
         self, connection: Connection, region: str, tenant_id: str, after_commit: AfterCommit
     ) -> tuple[Head, int]:

@@ -10,7 +10,8 @@ from shared.db import Connection
 
 _COLUMNS = """
     account_id, shard, region, tenant_id, currency, opened_at, credits, last_posted_at, state, balance_micros,
-    burn_micros_per_hour, account_version, negative_since, low_told, low_told_at, held_micros, orders
+    burn_micros_per_hour, account_version, negative_since, low_told, low_told_at, held_micros, orders,
+    entries
 """
 
 
@@ -24,6 +25,7 @@ class Account:
     opened_at_us: int
     credits: int
     orders: int
+    entries: int
     last_posted_at_us: int
     standing: Standing
 
@@ -162,6 +164,7 @@ def _account(row: asyncpg.Record) -> Account:
         opened_at_us=row["opened_at"],
         credits=row["credits"],
         orders=row["orders"],
+        entries=row["entries"],
         last_posted_at_us=row["last_posted_at"],
         standing=Standing(
             state=row["state"],

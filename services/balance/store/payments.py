@@ -20,7 +20,7 @@ class PostedFact:
 async def load_fact_hashes(connection: Connection, fact_ids: Sequence[str]) -> dict[str, bytes]:
     """The content hashes of the facts that are known."""
     rows = await connection.fetch(
-        "select fact_id, content_hash from payment_fact where fact_id = any($1::text[])", fact_ids
+        "select fact_id, content_hash from posted_fact where fact_id = any($1::text[])", fact_ids
     )
     return {row["fact_id"]: row["content_hash"] for row in rows}
 
@@ -29,7 +29,7 @@ async def insert_facts(connection: Connection, facts: Sequence[PostedFact]) -> N
     """Keep facts; the entry of one that moved something is its account's last, in the same transaction."""
     await connection.execute(
         """
-        insert into payment_fact (fact_id, account_id, content_hash, payment_id, amount_micros, entry_number, posted_at)
+        insert into posted_fact (fact_id, account_id, content_hash, payment_id, amount_micros, entry_number, posted_at)
         select f.fact_id, f.account_id, f.content_hash, f.payment_id, f.amount,
                case when f.amount <> 0 then a.entries end, f.posted_at
         from unnest($1::text[], $2::bigint[], $3::bytea[], $4::text[], $5::bigint[], $6::timestamptz[])
@@ -50,7 +50,7 @@ async def load_payment_facts(connection: Connection, account_id: int, payment_id
     rows = await connection.fetch(
         """
         select fact_id, account_id, content_hash, payment_id, amount_micros, entry_number, posted_at
-        from payment_fact where payment_id = $2 and account_id = $1 order by entry_number nulls first, posted_at
+        from posted_fact where payment_id = $2 and account_id = $1 order by entry_number nulls first, posted_at
         """,
         account_id,
         payment_id,

@@ -1,0 +1,196 @@
+"""Which credit a charge burns: a pure function of grants and entries in posting order.
+
+Usage burns promotional credit first (by priority, then soonest expiry, then the earlier grant), bought credit last;
+what no credit covers is debt, which the next credit pays first. A credit correction un-burns the latest burns first.
+Money that goes back or is taken by an operator comes of bought credit alone: promotional credit never becomes cash, not
+even by paying for what was refunded. At every entry: what is left of all grants + bought - debts = balance.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+BOUGHT = "bought"
+DEBT = "debt"
+
+MoveKind = Literal["usage", "correction", "bought", "cash", "grant", "expiry"]
+# (a grant's id, BOUGHT or DEBT; how much), the latest last
+Burn = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Promotional credit. `number` is the order of granting."""
+
+    grant_id: str
+    number: int
+    priority: int
+    expires_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One entry as burning sees it; `amount_micros` is positive whatever its direction."""
+
+    kind: MoveKind
+    amount_micros: int
+    posted_at_us: int
+    grant_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Burning:
+    """Where burning stands. `usage_debt` was used beyond all credit, `cash_debt` taken beyond bought credit."""
+
+    remaining: Mapping[str, int] = field(default_factory=dict)
+    bought_micros: int = 0
+    usage_debt_micros: int = 0
+    cash_debt_micros: int = 0
+    burns: tuple[Burn, ...] = ()
+
+    @property
+    def balance_micros(self) -> int:
+        credit = sum(self.remaining.values()) + self.bought_micros
+        return credit - self.usage_debt_micros - self.cash_debt_micros
+
+    @classmethod
+    def before_grants(cls, balance_micros: int) -> "Burning":
+        """An account that never had a grant: all its credit is bought, all its debt is usage."""
+        debt = max(0, -balance_micros)
+        return cls(bought_micros=max(0, balance_micros), usage_debt_micros=debt, burns=((DEBT, debt),) if debt else ())
+
+
+def burn_entries(burning: Burning, moves: Iterable[Move], grants: Mapping[str, Grant]) -> Burning:
+    """Where burning stands after entries in posting order; `grants` are all of the account's."""
+    for move in moves:
+        burning = _MOVES[move.kind](burning, move, grants)
+    return burning
+
+
+def _use(burning: Burning, move: Move, grants: Mapping[str, Grant]) -> Burning:
+    left_micros = move.amount_micros
+    remaining, burns = dict(burning.remaining), list(burning.burns)
+    for grant in sorted(grants.values(), key=lambda grant: (grant.priority, grant.expires_at_us, grant.number)):
+        taken = min(left_micros, remaining.get(grant.grant_id, 0)) if move.posted_at_us < grant.expires_at_us else 0
+        if taken:
+            remaining[grant.grant_id] -= taken
+            left_micros -= taken
+            _push(burns, grant.grant_id, taken)
+    bought = min(left_micros, burning.bought_micros)
+    _push(burns, BOUGHT, bought)
+    _push(burns, DEBT, left_micros - bought)
+    return replace(
+        burning,
+        remaining=remaining,
+        bought_micros=burning.bought_micros - bought,
+        usage_debt_micros=burning.usage_debt_micros + left_micros - bought,
+        burns=tuple(burns),
+    )
+
+
+def _unburn(burning: Burning, move: Move, _grants: Mapping[str, Grant]) -> Burning:
+    """Give back to where the latest burns came from; beyond all that is known, to bought credit."""
+    left_micros = move.amount_micros
+    remaining, burns = dict(burning.remaining), list(burning.burns)
+    bought = debt = 0
+    while left_micros and burns:
+        source, burnt = burns.pop()
+        back = min(burnt, left_micros)
+        left_micros -= back
+        _push(burns, source, burnt - back)
+        if source == DEBT:
+            debt += back
+        elif source == BOUGHT:
+            bought += back
+        else:
+            remaining[source] = remaining.get(source, 0) + back
+    unburnt = replace(
+        burning,
+        remaining=remaining,
+        usage_debt_micros=burning.usage_debt_micros - debt,
+        burns=tuple(burns),
+    )
+    return _credit(unburnt, bought + left_micros)
+
+
+def _buy(burning: Burning, move: Move, _grants: Mapping[str, Grant]) -> Burning:
+    return _credit(burning, move.amount_micros)
+
+
+def _credit(burning: Burning, amount_micros: int) -> Burning:
+    """Bought credit pays what was used, then what was taken, and the rest is left."""
+    burning, left_micros = _pay_usage(burning, BOUGHT, amount_micros)
+    cash = min(left_micros, burning.cash_debt_micros)
+    return replace(
+        burning,
+        cash_debt_micros=burning.cash_debt_micros - cash,
+        bought_micros=burning.bought_micros + left_micros - cash,
+    )
+
+
+def _give(burning: Burning, move: Move, _grants: Mapping[str, Grant]) -> Burning:
+    """A grant pays what was used beyond all credit, and the rest is left; what was refunded it does not pay."""
+    assert move.grant_id is not None
+    burning, left_micros = _pay_usage(burning, move.grant_id, move.amount_micros)
+    remaining = {**burning.remaining, move.grant_id: burning.remaining.get(move.grant_id, 0) + left_micros}
+    return replace(burning, remaining=remaining)
+
+
+def _pay_usage(burning: Burning, source: str, amount_micros: int) -> tuple[Burning, int]:
+    """Pay usage debt, which is always the latest of the burns; answer also what is left of the amount."""
+    paid = min(amount_micros, burning.usage_debt_micros)
+    if not paid:
+        return burning, amount_micros
+    burns = list(burning.burns)
+    kept, debt = DEBT, 0
+    if burns and burns[-1][0] == DEBT:
+        kept, debt = burns.pop()
+    _push(burns, source, paid)
+    _push(burns, kept, debt - paid)
+    after = replace(burning, usage_debt_micros=burning.usage_debt_micros - paid, burns=tuple(burns))
+    return after, amount_micros - paid
+
+
+def _take(burning: Burning, move: Move, _grants: Mapping[str, Grant]) -> Burning:
+    bought = min(move.amount_micros, burning.bought_micros)
+    return replace(
+        burning,
+        bought_micros=burning.bought_micros - bought,
+        cash_debt_micros=burning.cash_debt_micros + move.amount_micros - bought,
+    )
+
+
+def _expire(burning: Burning, move: Move, _grants: Mapping[str, Grant]) -> Burning:
+    assert move.grant_id is not None
+    left_micros = burning.remaining.get(move.grant_id, 0) - move.amount_micros
+    assert left_micros >= 0, "no more expires than is left"
+    return replace(burning, remaining={**burning.remaining, move.grant_id: left_micros})
+
+
+def _push(burns: list[Burn], source: str, amount_micros: int) -> None:
+    """Put a burn on top; one of the same source grows, so that the stack stays short."""
+    if amount_micros <= 0:
+        return
+    if burns and burns[-1][0] == source:
+        amount_micros += burns.pop()[1]
+    burns.append((source, amount_micros))
+
+
+_MOVES = {"usage": _use, "correction": _unburn, "bought": _buy, "cash": _take, "grant": _give, "expiry": _expire}
+
+
+def read_move(entry_class: str, delta_micros: int, posted_at_us: int, fact_id: str | None) -> Move:
+    """An entry of the ledger as burning sees it; `delta_micros` is positive in the customer's favour."""
+    grant_id = fact_id.split("/")[1] if fact_id is not None and entry_class in ("grant", "expiry") else None
+    kind: MoveKind
+    if entry_class in ("charge", "debit_correction"):
+        kind = "usage"
+    elif entry_class == "credit_correction":
+        kind = "correction"
+    elif entry_class == "grant":
+        kind = "grant"
+    elif entry_class == "expiry":
+        kind = "expiry"
+    else:
+        kind = "bought" if delta_micros > 0 else "cash"
+    return Move(kind, abs(delta_micros), posted_at_us, grant_id)

@@ -1,0 +1,190 @@
+"""Grants, what is left of them, and up to which entry that was worked out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import orjson
+
+from services.balance.rules.grants import Burning, Grant, Move, read_move
+from shared.db import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class StoredGrant:
+    """A grant as it was given: nothing of this ever changes."""
+
+    grant_id: str
+    account_id: int
+    kind: str
+    amount_micros: int
+    priority: int
+    expires_at_us: int
+    granted_at_us: int
+    idempotency_key: str
+    request_hash: bytes
+    reason: str
+    actor: str
+
+
+_COLUMNS = """
+    grant_id, account_id, kind, amount_micros, priority, expires_at, granted_at, idempotency_key, request_hash, reason,
+    actor
+"""
+
+
+async def load_grant(connection: Connection, account_id: int, idempotency_key: str) -> StoredGrant | None:
+    row = await connection.fetchrow(
+        f"select {_COLUMNS} from promotional_grant where account_id = $1 and idempotency_key = $2",  # noqa: S608 - a constant
+        account_id,
+        idempotency_key,
+    )
+    return None if row is None else StoredGrant(*row)
+
+
+async def load_grants(connection: Connection, account_id: int) -> list[StoredGrant]:
+    rows = await connection.fetch(
+        f"select {_COLUMNS} from promotional_grant where account_id = $1 order by grant_number",  # noqa: S608 - a constant
+        account_id,
+    )
+    return [StoredGrant(*row) for row in rows]
+
+
+async def insert_grant(connection: Connection, grant: StoredGrant) -> None:
+    await connection.execute(
+        f"""
+        with given as (
+          insert into promotional_grant ({_COLUMNS}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+        )
+        insert into grant_standing (grant_id, account_id, expires_at, remaining_micros) values ($1, $2, $6, 0)
+        """,  # noqa: S608 - a constant
+        grant.grant_id,
+        grant.account_id,
+        grant.kind,
+        grant.amount_micros,
+        grant.priority,
+        grant.expires_at_us,
+        grant.granted_at_us,
+        grant.idempotency_key,
+        grant.request_hash,
+        grant.reason,
+        grant.actor,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Burning as of an entry. `expiries` counts, per grant, how often a rest of it expired; `over` has no rest."""
+
+    entry_number: int
+    burning: Burning
+    grants: Mapping[str, Grant]
+    expiries: Mapping[str, int]
+    over: frozenset[str]
+
+
+async def load_checkpoint(connection: Connection, account_id: int) -> Checkpoint | None:
+    row = await connection.fetchrow(
+        """
+        select entry_number, bought_micros, usage_debt_micros, cash_debt_micros, burns
+        from grant_checkpoint where account_id = $1
+        """,
+        account_id,
+    )
+    if row is None:
+        return None
+    standings = await connection.fetch(
+        """
+        select s.grant_id, g.grant_number, g.priority, g.expires_at, s.remaining_micros, s.expiries, s.is_over
+        from grant_standing s join promotional_grant g using (grant_id) where s.account_id = $1
+        """,
+        account_id,
+    )
+    burning = Burning(
+        {item["grant_id"]: item["remaining_micros"] for item in standings},
+        row["bought_micros"],
+        row["usage_debt_micros"],
+        row["cash_debt_micros"],
+        tuple((source, amount) for source, amount in orjson.loads(row["burns"])),
+    )
+    return Checkpoint(
+        row["entry_number"],
+        burning,
+        {item[0]: Grant(item[0], item[1], item[2], item[3]) for item in standings},
+        {item["grant_id"]: item["expiries"] for item in standings},
+        frozenset(item["grant_id"] for item in standings if item["is_over"]),
+    )
+
+
+async def save_checkpoint(
+    connection: Connection, account_id: int, entry_number: int, burning: Burning, now_us: int
+) -> None:
+    """Save burning as of an entry; the caller holds the account, so that its credits are those of that entry."""
+    await connection.execute(
+        """
+        insert into grant_checkpoint (account_id, entry_number, credits, bought_micros, usage_debt_micros,
+          cash_debt_micros, burns, worked_out_at)
+        select $1, $2, credits, $3, $4, $5, $6, $7 from account where account_id = $1
+        on conflict (account_id) do update set entry_number = excluded.entry_number, credits = excluded.credits,
+          bought_micros = excluded.bought_micros, usage_debt_micros = excluded.usage_debt_micros,
+          cash_debt_micros = excluded.cash_debt_micros, burns = excluded.burns, worked_out_at = excluded.worked_out_at
+        """,
+        account_id,
+        entry_number,
+        burning.bought_micros,
+        burning.usage_debt_micros,
+        burning.cash_debt_micros,
+        orjson.dumps(burning.burns).decode(),
+        now_us,
+    )
+    await connection.execute(
+        """
+        update grant_standing s set remaining_micros = r.remaining
+        from unnest($1::text[], $2::bigint[]) r(grant_id, remaining) where s.grant_id = r.grant_id
+        """,
+        list(burning.remaining),
+        list(burning.remaining.values()),
+    )
+
+
+async def load_moves(connection: Connection, account_id: int, after_number: int) -> list[tuple[int, Move]]:
+    """The entries of an account after one, by number, as burning sees them."""
+    rows = await connection.fetch(
+        """
+        select entry_number, class, posted_at, fact_id,
+               case when credit_account = 'customer' then amount_micros else -amount_micros end as delta
+        from entry where account_id = $1 and entry_number > $2 order by entry_number
+        """,
+        account_id,
+        after_number,
+    )
+    return [
+        (row["entry_number"], read_move(row["class"], row["delta"], row["posted_at"], row["fact_id"])) for row in rows
+    ]
+
+
+async def load_accounts_to_work_out(
+    connection: Connection, now_us: int, worked_out_before_us: int, limit: int
+) -> list[int]:
+    """Accounts with a grant that is due to expire, a credit since the checkpoint, or a checkpoint long ago."""
+    rows = await connection.fetch(
+        """
+        (select account_id from grant_standing where not is_over and expires_at <= $1 order by expires_at limit $3)
+        union
+        (select c.account_id from grant_checkpoint c join account a using (account_id)
+         where a.credits > c.credits or (a.entries > c.entry_number and c.worked_out_at < $2) limit $3)
+        """,
+        now_us,
+        worked_out_before_us,
+        limit,
+    )
+    return [row["account_id"] for row in rows]
+
+
+async def end_grants(connection: Connection, grant_ids: Sequence[str], expired: Sequence[str]) -> None:
+    """Mark grants as over; `expired` are those of which a rest was posted now."""
+    await connection.execute(
+        "update grant_standing set is_over = true, expiries = expiries + (grant_id = any($2::text[]))::int"
+        " where grant_id = any($1::text[])",
+        list(grant_ids),
+        list(expired),
+    )

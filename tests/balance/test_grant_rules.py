@@ -1,0 +1,175 @@
+"""Burning, against a model that moves one micro at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.balance.rules.grants import Burning, Grant, Move, burn_entries, read_move
+
+GRANTS = {
+    "a": Grant("a", 1, 100, 50),
+    "b": Grant("b", 2, 100, 30),
+    "c": Grant("c", 3, 10, 70),
+}
+
+
+@dataclass
+class Model:
+    """Every micro on its own: what is left, what was burnt in order, what is owed."""
+
+    left: dict[str, int] = field(default_factory=dict)
+    bought: int = 0
+    owed_cash: int = 0
+    burnt: list[str] = field(default_factory=list)  # sources, the latest last; "debt" while nobody paid
+
+    def apply(self, move: Move) -> None:
+        for _ in range(move.amount_micros):
+            getattr(self, f"_{move.kind}")(move)
+
+    def _usage(self, move: Move) -> None:
+        live = [
+            (grant.priority, grant.expires_at_us, grant.number, name)
+            for name, grant in GRANTS.items()
+            if self.left.get(name) and move.posted_at_us < grant.expires_at_us
+        ]
+        if live:
+            name = min(live)[-1]
+            self.left[name] -= 1
+            self.burnt.append(name)
+        elif self.bought:
+            self.bought -= 1
+            self.burnt.append("bought")
+        else:
+            self.burnt.append("debt")
+
+    def _correction(self, move: Move) -> None:
+        source = self.burnt.pop() if self.burnt else "bought"
+        if source == "bought":
+            self._bought(move)
+        elif source != "debt":
+            self.left[source] = self.left.get(source, 0) + 1
+
+    def _bought(self, _move: Move) -> None:
+        if "debt" in self.burnt:
+            self.burnt[self.burnt.index("debt")] = "bought"
+        elif self.owed_cash:
+            self.owed_cash -= 1
+        else:
+            self.bought += 1
+
+    def _cash(self, _move: Move) -> None:
+        if self.bought:
+            self.bought -= 1
+        else:
+            self.owed_cash += 1
+
+    def _grant(self, move: Move) -> None:
+        assert move.grant_id is not None
+        self.left.setdefault(move.grant_id, 0)
+        if "debt" in self.burnt:
+            self.burnt[self.burnt.index("debt")] = move.grant_id
+        else:
+            self.left[move.grant_id] += 1
+
+    def _expiry(self, move: Move) -> None:
+        assert move.grant_id is not None
+        self.left[move.grant_id] -= 1
+
+    @property
+    def balance(self) -> int:
+        return sum(self.left.values()) + self.bought - self.burnt.count("debt") - self.owed_cash
+
+
+KINDS = st.sampled_from(["usage", "usage", "usage", "correction", "bought", "cash", "grant"])
+STEPS = st.lists(st.tuples(KINDS, st.integers(1, 9), st.integers(1, 12), st.sampled_from("abc")), max_size=25)
+
+
+def open_model(opening: int) -> Model:
+    return Model(bought=max(0, opening), burnt=["debt"] * max(0, -opening))
+
+
+def make_moves(steps: Sequence[tuple[str, int, int, str]], opening: int = 0) -> list[Move]:
+    """Moves with rising times; a grant is given once, and its rest expires at the first step after its time."""
+    model, moves, given_grants, now_us = open_model(opening), list[Move](), set[str](), 0
+    for kind, amount, pause_us, name in steps:
+        now_us += pause_us
+        for grant in GRANTS.values():
+            rest = model.left.get(grant.grant_id, 0)
+            if rest and grant.expires_at_us <= now_us:
+                moves.append(Move("expiry", rest, now_us, grant.grant_id))
+                model.apply(moves[-1])
+        if kind == "grant" and (name in given_grants or GRANTS[name].expires_at_us <= now_us):
+            continue
+        if kind == "grant":
+            given_grants.add(name)
+        moves.append(Move(kind, amount, now_us, name if kind == "grant" else None))  # type: ignore[arg-type]  # drawn
+        model.apply(moves[-1])
+    return moves
+
+
+@given(STEPS, st.integers(-6, 6))
+def test_burning_is_what_happens_to_each_micro(steps: list[tuple[str, int, int, str]], opening: int) -> None:
+    model = open_model(opening)
+    burning = Burning.before_grants(opening)
+    balance = opening
+    for move in make_moves(steps, opening):
+        model.apply(move)
+        burning = burn_entries(burning, [move], GRANTS)
+        balance += -move.amount_micros if move.kind in ("usage", "cash", "expiry") else move.amount_micros
+        assert burning.balance_micros == balance == model.balance
+        assert {name: left for name, left in burning.remaining.items() if left} == {
+            name: left for name, left in model.left.items() if left
+        }
+        assert (burning.bought_micros, burning.cash_debt_micros) == (model.bought, model.owed_cash)
+        assert [source for source, amount in burning.burns for _ in range(amount)] == model.burnt
+        assert min([burning.bought_micros, burning.usage_debt_micros, burning.cash_debt_micros]) >= 0
+
+
+@given(STEPS, st.integers(0, 25))
+def test_a_checkpoint_anywhere_changes_nothing(steps: list[tuple[str, int, int, str]], cut: int) -> None:
+    moves = make_moves(steps)
+    whole = burn_entries(Burning(), moves, GRANTS)
+    assert burn_entries(burn_entries(Burning(), moves[:cut], GRANTS), moves[cut:], GRANTS) == whole
+
+
+def test_promotional_credit_is_burnt_first_and_never_pays_for_a_refund() -> None:
+    moves = [
+        Move("bought", 10, 1),
+        Move("grant", 10, 2, "a"),
+        Move("usage", 5, 3),
+        Move("cash", 10, 4),
+    ]
+    burning = burn_entries(Burning(), moves, GRANTS)
+    assert (burning.remaining, burning.bought_micros, burning.cash_debt_micros) == ({"a": 5}, 0, 0)
+    # A refund of what was used up already is owed, and promotional credit does not pay it.
+    burning = burn_entries(burning, [Move("cash", 3, 5)], GRANTS)
+    assert (burning.remaining, burning.cash_debt_micros, burning.balance_micros) == ({"a": 5}, 3, 2)
+
+
+def test_what_a_correction_gives_back_to_an_expired_grant_is_left_there_to_expire() -> None:
+    moves = [Move("grant", 10, 1, "b"), Move("usage", 8, 2), Move("expiry", 2, 31, "b"), Move("correction", 5, 40)]
+    burning = burn_entries(Burning(), moves, GRANTS)
+    assert burning.remaining == {"b": 5}
+    assert burn_entries(burning, [Move("usage", 1, 41)], GRANTS).usage_debt_micros == 1
+
+
+def test_entries_are_read_by_their_class() -> None:
+    kinds = {
+        ("charge", -5): "usage",
+        ("debit_correction", -5): "usage",
+        ("credit_correction", 5): "correction",
+        ("adjustment", 5): "bought",
+        ("adjustment", -5): "cash",
+        ("payment", 5): "bought",
+        ("refund", -5): "cash",
+        ("refund", 5): "bought",
+        ("dispute", -5): "cash",
+        ("grant", 5): "grant",
+        ("expiry", -5): "expiry",
+    }
+    for (entry_class, delta), kind in kinds.items():
+        move = read_move(entry_class, delta, 7, "grant/g-1")
+        assert (move.kind, move.amount_micros, move.posted_at_us) == (kind, 5, 7)
+        assert move.grant_id == ("g-1" if kind in ("grant", "expiry") else None)
