@@ -26,7 +26,7 @@ from tests.system.waiting import wait_for
 
 Account = tuple[str, str]
 REPOSITORY = Path(__file__).parents[2]
-NAMES = ("metering", "balance", "enforcement")
+NAMES = ("metering", "balance", "payment", "enforcement")
 READY_SECONDS = 60
 
 

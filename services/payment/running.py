@@ -1,0 +1,128 @@
+"""A running payment service: database, broker, balance, and the loops over them. Its providers are the caller's."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+from fastapi import FastAPI
+
+from services.payment.api import PaymentApi
+from services.payment.api_auto_top_up import AutoTopUpApi
+from services.payment.api_operators import OperatorApi
+from services.payment.api_pages import PagesApi
+from services.payment.api_reconciliation import ReconciliationApi
+from services.payment.api_webhooks import ReadStripe, ReadVnpay, WebhookApi
+from services.payment.app.sweep import EventSweep
+from services.payment.balance_client import BalanceClient, open_client
+from services.payment.providers import Notice, Provider, ProviderName
+from services.payment.service import Service, wire_service
+from services.payment.settings import BalanceSettings, PaymentSettings
+from shared.clock import Clock
+from shared.consumer import OffsetConsumer
+from shared.db import Pool, ensure_partitions, open_pool, transaction
+from shared.http import create_api, dead_letter_routes, serve
+from shared.kafka import open_producer
+from shared.outbox import Relay, keep_topic_layout
+from shared.settings import SharedSettings
+from shared.supervisor import Loop, Supervisor
+from shared.topics import ACCOUNT_EVENTS, TOPICS
+
+# The relay and the consumer have connections of their own, so that a flood of webhooks takes none of them.
+LOOP_CONNECTIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """The providers that have keys, and how what they send is verified and read."""
+
+    providers: Mapping[ProviderName, Provider]
+    read_stripe: ReadStripe
+    read_event: Callable[[bytes], Notice]
+    read_vnpay: ReadVnpay
+
+
+async def run_payment(shared: SharedSettings, settings: PaymentSettings, clock: Clock, edges: Edges) -> None:
+    """Open everything, run until a signal comes, close everything."""
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(
+            settings.database_url, application="payment", size_max=settings.pool_size, resets_sessions=False
+        )
+        stack.push_async_callback(pool.close)
+        loop_pool = await open_pool(settings.database_url, application="payment loops", size_max=LOOP_CONNECTIONS)
+        stack.push_async_callback(loop_pool.close)
+        async with transaction(pool) as connection:
+            await ensure_partitions(connection, "outbox", clock.now_us())
+            partitions = await keep_topic_layout(connection, {topic.name: topic.partitions for topic in TOPICS})
+        producer = await open_producer(shared.kafka_bootstrap, f"{shared.topic_prefix}payment")
+        stack.push_async_callback(producer.stop)
+        balance = BalanceClient(await stack.enter_async_context(open_client(BalanceSettings().url)))
+        service = wire_service(pool, clock, shared, settings, balance, edges.providers)
+        relay = Relay(
+            loop_pool, producer, clock, topic_prefix=shared.topic_prefix, partitions=partitions, idle_seconds=0.01
+        )
+        await _supervise(service, loop_pool, relay, edges, shared, settings).run()
+
+
+def _supervise(
+    service: Service,
+    loop_pool: Pool,
+    relay: Relay,
+    edges: Edges,
+    shared: SharedSettings,
+    settings: PaymentSettings,
+) -> Supervisor:
+    consumer = OffsetConsumer(
+        loop_pool,
+        service.clock,
+        service.credits.apply,
+        bootstrap=shared.kafka_bootstrap,
+        topic_prefix=shared.topic_prefix,
+        topics=(ACCOUNT_EVENTS,),
+        group="payment",
+        wait_ms=20,
+    )
+
+    def readiness() -> dict[str, str]:
+        problems = supervisor.problems()
+        # Balance or a provider out of reach holds back new orders, not what was paid.
+        for name in ("attempts", "reconciliation", "auto-top-up", "sweep"):
+            problems.pop(name, None)
+        if not consumer.assigned.is_set():
+            problems["consumer"] = problems.get("consumer", "has no partitions yet")
+        return problems
+
+    api = create_api("Tollkeeper payment", readiness=readiness)
+    include_routes(api, service, edges)
+    api.include_router(dead_letter_routes(loop_pool, consumer))
+    supervisor = Supervisor(
+        {
+            "consumer": consumer.run,
+            "relay": relay.run,
+            "attempts": service.upkeep.run_attempts,
+            "upkeep": service.upkeep.run_slow,
+            "reconciliation": service.reconciler.run,
+            "receipts": service.receipts.run,
+            "auto-top-up": service.auto_top_ups.run,
+            **_sweeps(service, edges),
+            "api": lambda: serve(api, shared.host, settings.port),
+        }
+    )
+    return supervisor
+
+
+def include_routes(api: FastAPI, service: Service, edges: Edges) -> None:
+    """Everything that payment answers, but for its dead letters."""
+    api.include_router(PaymentApi(service.rates, service.topups).router)
+    api.include_router(OperatorApi(service.rates, service.settlement, service.refunds).router)
+    api.include_router(ReconciliationApi(service.clock, service.reconciler).router)
+    api.include_router(AutoTopUpApi(service.auto_top_ups).router)
+    api.include_router(PagesApi(service.topups, service.reconciler.balance, service.receipts, edges.read_vnpay).router)
+    api.include_router(WebhookApi(service.clock, service.inbox, edges.read_stripe, edges.read_vnpay).router)
+
+
+def _sweeps(service: Service, edges: Edges) -> dict[str, Loop]:
+    """The loop that sweeps Stripe's events, where it has keys. VNPay lists none."""
+    stripe = edges.providers.get("stripe")
+    if stripe is None:
+        return {}
+    return {"sweep": EventSweep(service.pool, service.clock, stripe, service.inbox, edges.read_event).run}
