@@ -61,9 +61,11 @@ def service_environment(
     if test_clock is not None:
         ours["TOLLKEEPER_TEST_CLOCK"] = str(test_clock)
     for service in services:
-        name = service.name.upper()
+        name = service.name.upper().replace("-", "_")
         ours[service.port_setting] = str(service.port(user))
         ours[f"TOLLKEEPER_{name}_URL"] = f"http://127.0.0.1:{service.port(user)}"
+        if not service.has_database:
+            continue
         ours[f"TOLLKEEPER_{name}_DATABASE_URL"] = role_url(admin_url, APP, passwords[APP], database_name(service, user))
         if service.name == "payment":
             ours["TOLLKEEPER_PAYMENT_PUBLIC_URL"] = ours["TOLLKEEPER_PAYMENT_URL"]

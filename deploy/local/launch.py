@@ -15,11 +15,12 @@ from deploy.local.environment import check_host, service_environment
 from deploy.local.faults import StackError
 from deploy.local.infrastructure.choose import Infrastructure
 from deploy.local.infrastructure.probes import run_async
+from deploy.local.payments import choose_standins, payment_environment
 from deploy.local.ports import LOOPBACK, require_free
 from deploy.local.preparation import prepare_databases
 from deploy.local.processes import ManagedProcess, identify
 from deploy.local.progress import Progress
-from deploy.local.services import Service
+from deploy.local.services import PAYMENT, Service
 from deploy.local.settings import LocalSettings
 from deploy.local.state import Home, ServiceState, StackState
 from deploy.local.supervisor import StopRequest, Supervisor
@@ -49,7 +50,7 @@ class Launch:
     ) -> None:
         self._home = Home(settings.home)
         self._user = user
-        self._services = services
+        self._services = (*services, *choose_standins(user)) if PAYMENT in services else tuple(services)
         self._demo = demo
         self._progress = Progress(console)
         self._stop_request = stop_request
@@ -103,6 +104,8 @@ class Launch:
             test_clock=self._home.clock if self._home.is_test else None,
             runtime="simulator" if self._demo else "plan",
         ) | {"TOLLKEEPER_HOME": str(self._home.path)}
+        if PAYMENT in self._services:
+            self._environment |= payment_environment(self._home.path, self._user)
         self._home.write_environment(self._environment)
         prefix = self._environment["TOLLKEEPER_TOPIC_PREFIX"]
         with self._progress.step("topics"):
@@ -110,7 +113,7 @@ class Launch:
         with self._progress.step("databases"):
             self._patiently(
                 lambda: prepare_databases(
-                    self._services,
+                    [service for service in self._services if service.has_database],
                     self._user,
                     self._environment,
                     admin_url=self._infrastructure.url,

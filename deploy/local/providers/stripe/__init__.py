@@ -1,0 +1,1 @@
+"""A stand-in of Stripe: Checkout, payments, refunds, disputes, events and signed webhooks."""
