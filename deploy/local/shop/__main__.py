@@ -1,4 +1,4 @@
-"""`python -m deploy.local.shop serve`: the local stack's shop. It asks payment and balance as a customer's page would."""
+"""`python -m deploy.local.shop serve`: the local stack's shop. It asks payment and balance as a customer would."""
 
 import asyncio
 import json
