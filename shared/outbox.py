@@ -92,6 +92,7 @@ class Relay:
     """Publishes the streams with `stream mod relays == relay`, under an advisory lock, in order.
 
     `topic_prefix` is the deployment's; `partitions` the number of partitions of each topic, kept in the database.
+    Where messages come one by one, `linger_seconds` between batches let several go at once.
     """
 
     def __init__(
@@ -107,6 +108,7 @@ class Relay:
         batch_messages_max: int = 1000,
         batch_bytes_max: int = 24 * 1024 * 1024,
         idle_seconds: float = 0.05,
+        linger_seconds: float = 0.0,
     ) -> None:
         self._pool = pool
         self._producer = producer
@@ -118,6 +120,7 @@ class Relay:
         self._batch_messages_max = batch_messages_max
         self._batch_bytes_max = batch_bytes_max
         self._idle_seconds = idle_seconds
+        self._linger_seconds = linger_seconds
         self._woken = asyncio.Event()
         self._housekept_day: object = None
 
@@ -137,6 +140,8 @@ class Relay:
                     await self._housekeep(connection)
                     if not await self.publish_batch(connection):
                         await self._wait()
+                    elif self._linger_seconds:
+                        await asyncio.sleep(self._linger_seconds)
             finally:
                 with contextlib.suppress(*TRANSIENT):
                     await connection.execute("select pg_advisory_unlock(hashtext('tollkeeper.relay'), $1)", self._relay)

@@ -29,6 +29,8 @@ from shared.topics import ACCOUNT_EVENTS, TOPICS
 
 # The relay and the consumer have connections of their own, so that a flood of webhooks takes none of them.
 LOOP_CONNECTIONS = 4
+# Webhooks come one by one: looking for each at once would cost more than all the rest.
+RELAY_LINGER_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,13 @@ async def run_payment(shared: SharedSettings, settings: PaymentSettings, clock: 
         balance = BalanceClient(await stack.enter_async_context(open_client(BalanceSettings().url)))
         service = wire_service(pool, clock, shared, settings, balance, edges.providers)
         relay = Relay(
-            loop_pool, producer, clock, topic_prefix=shared.topic_prefix, partitions=partitions, idle_seconds=0.01
+            loop_pool,
+            producer,
+            clock,
+            topic_prefix=shared.topic_prefix,
+            partitions=partitions,
+            idle_seconds=0.01,
+            linger_seconds=RELAY_LINGER_SECONDS,
         )
         await _supervise(service, loop_pool, relay, edges, shared, settings).run()
 

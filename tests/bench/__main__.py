@@ -15,6 +15,7 @@ from tests.bench.fleet import BenchFleet
 from tests.bench.latency import Latency, measure_latency
 from tests.bench.pipeline import START_US, Measured, measure
 from tests.bench.report import as_json, print_report
+from tests.bench.webhooks import measure_webhooks
 from tests.support.standalone import open_servers
 
 # Latency is measured at this share of the charges a second that were measured just before.
@@ -30,7 +31,7 @@ def _arguments() -> argparse.Namespace:
         "--crossings", type=int, default=400, help="accounts that reach zero under load; 0 leaves it out"
     )
     parser.add_argument("--shards", type=int, default=64)
-    parser.add_argument("--only", choices=("charges", "accounts", "latency"), help="one measurement alone")
+    parser.add_argument("--only", choices=("charges", "accounts", "latency", "webhooks"), help="one measurement alone")
     parser.add_argument(
         "--load", type=float, help="charges a second of the latency's load, else a share of those measured"
     )
@@ -61,11 +62,13 @@ def main() -> int:
                 crossings=options.crossings,
                 shards=options.shards,
             )
+        webhooks = measure_webhooks(servers, a_second=500, seconds=10) if options.only in (None, "webhooks") else None
     if options.json:
-        sys.stdout.buffer.write(orjson.dumps(as_json(found, latency), option=orjson.OPT_INDENT_2) + b"\n")
+        sys.stdout.buffer.write(orjson.dumps(as_json(found, latency, webhooks), option=orjson.OPT_INDENT_2) + b"\n")
     else:
-        print_report(found, latency, cores=os.cpu_count() or 1)
-    return 1 if any(measured.wrong for measured in found.values()) else 0
+        print_report(found, latency, webhooks, cores=os.cpu_count() or 1)
+    wrong = any(measured.wrong for measured in found.values()) or (webhooks is not None and webhooks.wrong)
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from tests.bench.fleet import REGION, BenchFleet, Crossers
 from tests.bench.launch import crossings_file
 from tests.bench.pipeline import MINUTE_US, START_US, WAIT_SECONDS, advance, open_cluster
 from tests.support.standalone import Servers
-from tests.system.cluster import NAMES, Cluster
+from tests.system.cluster import Cluster
 from tests.system.waiting import wait_for
 
 FIRST_MINUTE = 4
@@ -43,7 +43,7 @@ def measure_latency(
     """Let a minute pass as often as the load asks for; in each some accounts reach zero."""
     minutes = 40
     crossers = Crossers(FIRST_MINUTE, minutes, max(crossings // minutes, 1), START_US)
-    with open_cluster(servers, "latency", shards=shards, names=NAMES) as cluster:
+    with open_cluster(servers, "latency", shards=shards, names=("metering", "balance", "enforcement")) as cluster:
         prepaid = [(f"t{number}", RICH_MICROS) for number in range(fleet.tenants)]
         for tenant, micros in [*crossers.tenants(), *prepaid]:
             cluster.credit((REGION, tenant), micros, "prepaid")

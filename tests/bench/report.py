@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tests.bench.latency import Latency, percentile
 from tests.bench.pipeline import Measured
+from tests.bench.webhooks import Webhooks
 
 WIDTH = 120
 # Used so far, a core or a loop is what the rest waits for.
@@ -25,11 +26,13 @@ class Row:
     reached: bool | None = None
 
 
-def print_report(found: Mapping[str, Measured], latency: Latency | None, *, cores: int) -> None:
+def print_report(
+    found: Mapping[str, Measured], latency: Latency | None, webhooks: Webhooks | None, *, cores: int
+) -> None:
     # Where no terminal has a say, rows stay whole.
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     table = Table("what", "reach for", "measured", "")
-    for row in rows(found, latency):
+    for row in [*rows(found, latency), *webhook_rows(webhooks)]:
         table.add_row(row.what, row.target, row.measured, {True: "✓", False: "✗", None: ""}[row.reached])
     console.print(table)
     for name, measured in found.items():
@@ -65,6 +68,17 @@ def rows(found: Mapping[str, Measured], latency: Latency | None) -> list[Row]:
             _at_most("zero crossing to stop command, p99", 250, round(percentile(command, 99)), "ms"),
         ]
     return made
+
+
+def webhook_rows(webhooks: Webhooks | None) -> list[Row]:
+    if webhooks is None:
+        return []
+    rate = f"{webhooks.a_second:,.0f}"
+    verdict = "every account right" if not webhooks.wrong else f"{webhooks.wrong} accounts are WRONG"
+    return [
+        Row(f"webhooks answered a second, {verdict}", f"{webhooks.wanted:,.0f}", rate, webhooks.kept_up),
+        _at_most("webhook due to its answer, p99", 50, round(percentile(webhooks.took_ms, 99), 1), "ms"),
+    ]
 
 
 def _first_tick(measured: Measured) -> Row:
@@ -108,12 +122,12 @@ def bound(measured: Measured, cores: int) -> str:
     return f"waiting for commits and round trips: {cores} cores {used:.0%} busy, most of it {name}"
 
 
-def as_json(found: Mapping[str, Measured], latency: Latency | None) -> dict[str, Any]:
+def as_json(found: Mapping[str, Measured], latency: Latency | None, webhooks: Webhooks | None = None) -> dict[str, Any]:
     cores = os.cpu_count() or 1
     document: dict[str, Any] = {
         "figures": [
             {"what": row.what, "target": row.target, "measured": row.measured, "reached": row.reached}
-            for row in rows(found, latency)
+            for row in [*rows(found, latency), *webhook_rows(webhooks)]
         ],
         "shapes": {
             name: {

@@ -26,7 +26,7 @@ from tests.system.waiting import wait_for
 
 Account = tuple[str, str]
 REPOSITORY = Path(__file__).parents[2]
-NAMES = ("metering", "balance", "payment", "enforcement")
+NAMES = ("metering", "balance", "enforcement")
 READY_SECONDS = 60
 
 
@@ -64,7 +64,7 @@ class Cluster:
         self._databases = databases
         self._database_names: list[str] = []
         self._urls: dict[str, tuple[str, str]] = {}
-        self._ports = {name: find_free_port() for name in NAMES}
+        self._ports = {name: find_free_port() for name in (*NAMES, "payment")}
         self._processes: dict[str, ManagedProcess] = {}
         self._settings = {"TOLLKEEPER_SHARDS": str(shards), **(settings or {})}
         (home / "TEST").touch()

@@ -1,11 +1,11 @@
 """Kafka in: balance says that a payment was credited, and its order is credited."""
 
+from collections.abc import Mapping
+
 from pydantic import ValidationError
 
 from services.payment.metrics import UNKNOWN_CREDITS
-from services.payment.rules.reversals import derive_state
-from services.payment.store.orders import Change, lock_order, update_order
-from services.payment.store.payments import load_payment, lock_payment_ids, mark_credited
+from services.payment.store.payments import lock_payment_ids, mark_credited
 from shared.clock import Clock
 from shared.consumer import Poll
 from shared.db import Connection
@@ -49,22 +49,11 @@ class Credits:
         if not credited:
             return
         await lock_payment_ids(connection, list(credited))
-        for payment_id in sorted(credited):
-            await self.credit(connection, payment_id, credited[payment_id])
+        await self.credit(connection, credited)
 
-    async def credit(self, connection: Connection, payment_id: str, at_us: int) -> None:
-        """Mark one payment, whose id the caller has locked."""
-        if not await mark_credited(connection, payment_id, at_us):
-            if await load_payment(connection, payment_id) is None:
-                # Only after a restore of this database; reconciliation finds the payment at its provider again.
-                UNKNOWN_CREDITS.inc()
-                logger.warning("credit.of_unknown_payment", payment_id=payment_id)
-            return
-        stored = await load_payment(connection, payment_id)
-        if stored is None or stored.order_id is None:
-            return
-        order = await lock_order(connection, stored.order_id)
-        if order is None or order.payment_id != payment_id:
-            return
-        change = Change(derive_state(stored.payment), order.attempted, order.failure_told, order.payment_id)
-        await update_order(connection, order, change, "account.credited", self._clock.now_us())
+    async def credit(self, connection: Connection, credited: Mapping[str, int]) -> None:
+        """Mark payments, whose ids the caller has locked, with the instant of each one's credit."""
+        for payment_id in await mark_credited(connection, credited, "account.credited", self._clock.now_us()):
+            # Only after a restore of this database; reconciliation finds the payment at its provider again.
+            UNKNOWN_CREDITS.inc()
+            logger.warning("credit.of_unknown_payment", payment_id=payment_id)

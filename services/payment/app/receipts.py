@@ -7,8 +7,9 @@ from services.payment.rules.receipts import Receipt, ReceiptMoney, Reversal, rec
 from services.payment.rules.reversals import Payment
 from services.payment.store.payments import load_payment, load_reversal_times
 from services.payment.store.receipts import (
+    NewReceipt,
     ReceiptRow,
-    insert_receipt,
+    insert_receipts,
     load_last_ordinal,
     load_receipt,
     load_unreceipted,
@@ -18,7 +19,7 @@ from shared.clock import Clock, from_us
 from shared.db import Pool, transaction
 from shared.errors import Refusal
 
-BATCH = 100
+BATCH = 1000
 POLL_SECONDS = 0.5
 PROVIDER_NAMES = {"stripe": "Stripe", "vnpay": "VNPay"}
 
@@ -44,13 +45,14 @@ class Receipts:
             now_us = self._clock.now_us()
             year = from_us(now_us).year
             last: dict[str, int] = {}
+            issued: list[NewReceipt] = []
             for item in waiting:
                 if item.region not in last:
                     last[item.region] = await load_last_ordinal(connection, item.region, year)
                 ordinal = last[item.region] = last[item.region] + 1
                 number = receipt_number(item.region, now_us, ordinal)
-                place = item.region, year, ordinal
-                await insert_receipt(connection, number, item.payment_id, place, self._seller, now_us)
+                issued.append(NewReceipt(number, item.payment_id, item.region, year, ordinal))
+            await insert_receipts(connection, issued, self._seller, now_us)
         return len(waiting)
 
     async def load(self, number: str) -> Receipt:

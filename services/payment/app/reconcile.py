@@ -175,7 +175,7 @@ class Reconciler:
         if not payment.credited:
             async with transaction(self._pool) as connection:
                 await lock_payment_ids(connection, [payment.payment_id])
-                await self._credits.credit(connection, payment.payment_id, posted.credited_at_us)
+                await self._credits.credit(connection, {payment.payment_id: posted.credited_at_us})
         expected_micros = (payment.credit_micros or 0) - payment.reversed_micros
         if posted.net_micros != expected_micros:
             detail = f"the ledger has {posted.net_micros} micros for {payment.payment_id}, payment {expected_micros}"

@@ -1,6 +1,6 @@
 """Captured payments with their refunds and disputes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from services.payment.providers import ProviderName
@@ -147,12 +147,33 @@ async def credit_payment(connection: Connection, payment_id: str, holder: Holder
     )
 
 
-async def mark_credited(connection: Connection, payment_id: str, at_us: int) -> bool:
-    """Remember that balance credited a payment; answer False where that was known."""
-    status = await connection.execute(
-        "update payment set credited_at = $2 where payment_id = $1 and credited_at is null", payment_id, at_us
+async def mark_credited(connection: Connection, credited: Mapping[str, int], cause: str, now_us: int) -> list[str]:
+    """Remember when balance credited payments, once; their orders follow. Answers the payments that are not known.
+
+    An order that is paid becomes credited; one that is disputed or refunded stays so, as `derive_state` has it.
+    """
+    columns = list(credited), list(credited.values())
+    known = await connection.fetchval(
+        """
+        with marked as (
+          update payment p set credited_at = coalesce(p.credited_at, c.at)
+          from unnest($1::text[], $2::timestamptz[]) c(payment_id, at) where p.payment_id = c.payment_id
+          returning p.payment_id, p.order_id
+        ), moved as (
+          update payment_order o set state = 'credited', transitions = o.transitions + 1 from marked m
+          where o.order_id = m.order_id and o.payment_id = m.payment_id and o.state = 'paid'
+          returning o.order_id, o.transitions
+        ), told as (
+          insert into order_transition (order_id, number, from_state, to_state, cause, at)
+          select order_id, transitions, 'paid', 'credited', $3, $4 from moved
+        )
+        select array_agg(payment_id) from marked
+        """,
+        *columns,
+        cause,
+        now_us,
     )
-    return status.endswith(" 1")
+    return sorted(set(credited) - set(known or ()))
 
 
 async def load_reversal_times(connection: Connection, payment_id: str) -> dict[str, int]:

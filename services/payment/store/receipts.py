@@ -16,6 +16,17 @@ class Unreceipted:
     region: str
 
 
+@dataclass(frozen=True, slots=True)
+class NewReceipt:
+    """A receipt to issue; `ordinal` is its place among those of the region and year."""
+
+    number: str
+    payment_id: str
+    region: str
+    year: int
+    ordinal: int
+
+
 async def lock_receipts(connection: Connection) -> bool:
     """Whether this transaction alone issues receipts now: two could not number without a gap."""
     return bool(await connection.fetchval("select pg_try_advisory_xact_lock(hashtext('tollkeeper.receipts'))"))
@@ -40,24 +51,20 @@ async def load_last_ordinal(connection: Connection, region: str, year: int) -> i
     )
 
 
-async def insert_receipt(
-    connection: Connection,
-    number: str,
-    payment_id: str,
-    place: tuple[str, int, int],
-    seller: Sequence[str],
-    issued_at_us: int,
+async def insert_receipts(
+    connection: Connection, receipts: Sequence[NewReceipt], seller: Sequence[str], issued_at_us: int
 ) -> None:
-    """`place` is (region, year, ordinal)."""
     await connection.execute(
         """
-        with marked as (update payment set receipt_issued = true where payment_id = $2)
+        with marked as (update payment set receipt_issued = true where payment_id = any($2::text[]))
         insert into receipt (number, payment_id, region, year, ordinal, seller, issued_at)
-        values ($1, $2, $3, $4, $5, $6, $7)
+        select r.*, $6, $7 from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::int[]) r
         """,
-        number,
-        payment_id,
-        *place,
+        [receipt.number for receipt in receipts],
+        [receipt.payment_id for receipt in receipts],
+        [receipt.region for receipt in receipts],
+        [receipt.year for receipt in receipts],
+        [receipt.ordinal for receipt in receipts],
         list(seller),
         issued_at_us,
     )
