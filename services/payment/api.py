@@ -83,6 +83,7 @@ class PaymentApi:
             payer_name=body.name,
             locale=body.locale,
             bank_code=body.bank_code,
+            save_card=body.save_card,
             payer_ip=request.client.host if request.client else "127.0.0.1",
         )
         return describe_order(await self._topups.create(wish))

@@ -45,7 +45,10 @@ class _Body(BaseModel):
 
 
 class TopUpBody(_Body):
-    """`amount` like "50.00". `quote_id` where the currency is not the region's. `email` and `name` are optional."""
+    """`amount` like "50.00". `quote_id` where the currency is not the region's. `email` and `name` are optional.
+
+    With `save_card` Stripe keeps the card, if the customer agrees, for automatic top-up.
+    """
 
     region: RegionName
     tenant_id: TenantId
@@ -57,6 +60,7 @@ class TopUpBody(_Body):
     name: Text = ""
     locale: Annotated[str, Field(pattern="^([a-z]{2}(-[A-Z]{2})?)?$")] = ""
     bank_code: Annotated[str, Field(pattern="^[A-Za-z0-9]{0,20}$")] = ""
+    save_card: Annotated[bool, Field(strict=True)] = False
 
 
 class QuoteBody(_Body):
@@ -191,6 +195,7 @@ def describe_payment(payment: HistoryPayment) -> dict[str, Any]:
         "credit_micros": row["credit_micros"],
         "paid_at": format_instant(row["paid_at"]),
         "credited_at": _maybe(row["credited_at"]),
+        "receipt": row["receipt"],
         "refunds": [
             {
                 "refund_id": refund["refund_id"],

@@ -23,6 +23,7 @@ from tests.support.infrastructure import temporary_home
 
 pytestmark = pytest.mark.process
 SERVICES = ("metering", "balance", "payment", "enforcement")
+STANDINS = ("stripe_standin", "vnpay_standin", "shop")
 START = "2026-01-01T00:00:00Z"
 BOOK = """
 region: vn
@@ -51,7 +52,7 @@ def stack(
         "TOLLKEEPER_TOPIC_PREFIX": topic_prefix,
         "TOLLKEEPER_OWNER_PASSWORD": PASSWORDS[OWNER],
         "TOLLKEEPER_APP_PASSWORD": PASSWORDS[APP],
-        **{f"TOLLKEEPER_{name.upper()}_PORT": str(find_free_port()) for name in SERVICES},
+        **{f"TOLLKEEPER_{name.upper()}_PORT": str(find_free_port()) for name in (*SERVICES, *STANDINS)},
     }
     for name in list(os.environ):
         if name.startswith("TOLLKEEPER_"):

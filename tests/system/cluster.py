@@ -148,6 +148,7 @@ class Cluster:
         for name, port in self._ports.items():
             ours[f"TOLLKEEPER_{name.upper()}_PORT"] = str(port)
             ours[f"TOLLKEEPER_{name.upper()}_URL"] = self.url(name)
+        ours["TOLLKEEPER_PAYMENT_PUBLIC_URL"] = self.url("payment")
         for name, (_, app_url) in self._urls.items():
             ours[f"TOLLKEEPER_{name.upper()}_DATABASE_URL"] = app_url
         return kept | ours | self._settings

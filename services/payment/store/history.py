@@ -47,7 +47,8 @@ async def load_history(
     orders = await connection.fetch("select * from payment_order where order_id = any($1::text[])", order_ids)
     payments = await connection.fetch(
         """
-        select * from payment where order_id = any($1::text[]) or payment_id = any($2::text[]) order by payment_number
+        select p.*, r.number as receipt from payment p left join receipt r using (payment_id)
+        where p.order_id = any($1::text[]) or p.payment_id = any($2::text[]) order by p.payment_number
         """,
         order_ids,
         [key["payment_id"] for key in keys if key["payment_id"]],

@@ -109,11 +109,3 @@ async def load_receipt(connection: Connection, number: str) -> ReceiptRow | None
         return None
     head, seller, *rest = (row[0], row[1]), tuple(row[2]), *row[3:]
     return ReceiptRow(*head, seller, *rest)
-
-
-async def load_receipt_numbers(connection: Connection, payment_ids: Sequence[str]) -> dict[str, str]:
-    """The receipt's number of each payment that has one."""
-    rows = await connection.fetch(
-        "select payment_id, number from receipt where payment_id = any($1::text[])", list(payment_ids)
-    )
-    return {row["payment_id"]: row["number"] for row in rows}

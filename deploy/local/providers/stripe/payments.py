@@ -224,7 +224,7 @@ class Payments:
         dispute = self.require("dispute", dispute_id)
         if dispute["status"] in {"won", "lost", "warning_closed"}:
             return dispute
-        dispute["status"] = status
+        dispute |= {"status": status, "is_charge_refundable": status != "lost"}
         taken = -sum(move["amount"] for move in dispute["balance_transactions"])
         if status == "won" and taken:
             self._move(dispute, taken)
