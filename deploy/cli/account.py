@@ -1,4 +1,4 @@
-"""`tollkeeper account`: open, show and credit an account."""
+"""`tollkeeper account`: open, show and credit an account, and give it promotional credit."""
 
 from typing import Annotated, Any
 
@@ -10,7 +10,7 @@ from deploy.cli.services import ProblemError, Services, open_services, segment, 
 from shared.ids import fact_id
 from shared.money import NotMoneyError, format_micros, parse_micros
 
-account = typer.Typer(help="Accounts: open, show, credit.", no_args_is_help=True)
+account = typer.Typer(help="Accounts: open, show, credit, grant.", no_args_is_help=True)
 
 AccountArgument = Annotated[str, typer.Argument(metavar="REGION/TENANT", help="An account, such as vn/acme.")]
 NOT_FOUND = 404
@@ -50,7 +50,7 @@ def credit_account(
 ) -> None:
     """Credit an account. Each call is a credit of its own, unless it repeats an --idempotency-key."""
     region, tenant = split_account(name)
-    amount_micros = _credit_micros(amount)
+    amount_micros = credit_micros(amount)
     with open_services() as services:
         key = idempotency_key or _next_key(services, region, tenant, amount_micros, reason, actor)
         if not json:
@@ -70,7 +70,55 @@ def credit_account(
         say(f"credited {format_micros(amount_micros)} to {region}/{tenant}")
 
 
-def _credit_micros(text: str) -> int:
+@account.command("grant")
+def grant_account(
+    name: AccountArgument,
+    amount: Annotated[str, typer.Argument(help="A decimal amount in the region's currency, such as 25.00.")],
+    *,
+    expires_at: Annotated[str, typer.Option(help="When what is left of it is over, such as 2026-12-31T00:00:00Z.")],
+    reason: Annotated[str, typer.Option(help="Why; it stays on record.")],
+    actor: Annotated[str, typer.Option(help="Who decided it; it stays on record.")],
+    idempotency_key: Annotated[str, typer.Option(help="Names this grant: the same key never gives twice.")],
+    priority: Annotated[int, typer.Option(min=0, max=1000, help="Lower is burnt sooner.")] = 100,
+    json: JsonOption = False,
+) -> None:
+    """Give promotional credit: burnt before bought credit, and its rest expires."""
+    region, tenant = split_account(name)
+    body = {
+        "amount_micros": credit_micros(amount),
+        "expires_at": expires_at,
+        "priority": priority,
+        "reason": reason,
+        "actor": actor,
+    }
+    with open_services() as services:
+        path = f"{account_path(region, tenant)}/grants"
+        show_answer(services.post("balance", path, body, {"Idempotency-Key": idempotency_key}), json=json)
+
+
+@account.command("grants")
+def list_grants(name: AccountArgument, *, json: JsonOption = False) -> None:
+    """List an account's promotional credit and what is left of it."""
+    region, tenant = split_account(name)
+    with open_services() as services:
+        answer = services.get("balance", f"{account_path(region, tenant)}/grants")
+    if json:
+        print_json(answer)
+        return
+    rows = [
+        (
+            item["kind"],
+            format_micros(item["amount_micros"]),
+            format_micros(item["remaining_micros"]),
+            item["priority"],
+            item["expires_at"],
+        )
+        for item in answer["grants"]
+    ]
+    print_table(("kind", "amount", "remaining", "priority", "expires at"), rows)
+
+
+def credit_micros(text: str) -> int:
     try:
         amount_micros = parse_micros(text)
     except NotMoneyError as error:

@@ -17,6 +17,7 @@ from deploy.cli.publish import publish
 from deploy.cli.settled import wait_settled
 from deploy.cli.stack import stack_down, stack_status, stack_up
 from deploy.cli.trace import import_trace
+from deploy.cli.voucher import voucher
 from deploy.local.faults import StackError
 
 app = typer.Typer(
@@ -42,6 +43,7 @@ app.command(name="down", epilog=EXIT_CODES)(stack_down)
 app.command(name="status", epilog=EXIT_CODES)(stack_status)
 app.add_typer(prices, name="prices")
 app.add_typer(account, name="account")
+app.add_typer(voucher, name="voucher")
 app.add_typer(rates, name="rates")
 app.add_typer(dead, name="dead")
 app.add_typer(clock, name="clock")
