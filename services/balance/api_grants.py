@@ -5,6 +5,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.balance.api import Words
 from services.balance.app.grants import GrantRequest, Grants, Standing
 from services.balance.app.vouchers import VoucherRequest, Vouchers
 from services.balance.store.grants import StoredGrant
@@ -13,8 +14,8 @@ from shared.events.cloudevents import Instant, RegionName, TenantId
 from shared.events.payments import Positive
 
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
-Reason = Annotated[str, Field(min_length=1, max_length=2000)]
-Actor = Annotated[str, Field(min_length=1, max_length=200)]
+Reason = Annotated[Words, Field(max_length=2000)]
+Actor = Annotated[Words, Field(max_length=200)]
 Priority = Annotated[int, Field(strict=True, ge=0, le=1000)]
 
 

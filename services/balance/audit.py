@@ -5,6 +5,7 @@ One pass per question, streamed; nothing here shares state with posting. An empt
 
 from collections.abc import AsyncIterator
 
+from services.balance.audit_grants import audit_grants
 from services.balance.audit_hours import audit_hours
 from services.balance.rules.chain import adjustment_cause, charge_cause, entry_line, fact_cause, seal
 from services.balance.wire import read_wire
@@ -113,6 +114,7 @@ async def audit(connection: Connection) -> list[str]:
     differences += [f"shard {row[0]}: the chain's head is not its last link" for row in await connection.fetch(_HEADS)]
     differences += [difference async for difference in _audit_chain(connection)]
     differences += [difference async for difference in _audit_evidence(connection)]
+    differences += await audit_grants(connection)
     differences += await audit_hours(connection)
     return differences
 

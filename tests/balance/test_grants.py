@@ -10,11 +10,13 @@ from services.balance.app.grants import GrantRequest
 from services.balance.app.vouchers import VoucherRequest
 from services.balance.store.accounts import Account
 from shared.clock import DAY_US, HOUR_US, SECOND_US
+from shared.db import TRANSIENT, transaction
 from shared.errors import Refusal
 from shared.ids import shard_of
 from tests.balance.batches import SHARDS, charges, encode, make_batch, simple
 from tests.balance.books import START_US, Books
 from tests.balance.facts import captured, refunded
+from tests.support.eventually import eventually
 
 DAY = 86_400
 
@@ -100,6 +102,74 @@ async def test_a_grant_pays_a_debt_of_usage_and_a_refund_never_takes_it(books: B
     assert (await books.balance("acme"), await left(books)) == (70, [70])
     await books.pay(captured("stripe:pi_1", 20), refunded("stripe:pi_1", "stripe:re_1", 20))
     assert (await books.balance("acme"), await left(books)) == (70, [70])
+
+
+async def test_a_first_grant_does_not_pay_what_was_refunded_before_it(books: Books) -> None:
+    await books.pay(captured("stripe:pi_1", 100))
+    await books.post(simple(1, {"acme": 90}))
+    await books.pay(refunded("stripe:pi_1", "stripe:re_1", 100))
+    await books.post(simple(2, {"acme": 5}))
+    assert await books.balance("acme") == -95
+    await books.grants.give("vn", "acme", promotion())
+    # Of the debt, 5 were used and 90 taken back in cash: the grant pays the first alone, and the rest is left of it.
+    assert (await books.balance("acme"), await left(books)) == (5, [95])
+    books.clock.set(START_US + DAY_US)
+    await books.grants.keep()
+    assert await books.balance("acme") == -90
+    assert await books.audit() == []
+
+
+async def test_a_burst_of_guesses_gets_no_more_answers_than_one_after_another(books: Books) -> None:
+    work = [books.vouchers.redeem("vn", "acme", f"WRONG-CODE-{number}") for number in range(20)]
+    results = await asyncio.gather(*work, return_exceptions=True)
+    codes = [item.code for item in results if isinstance(item, Refusal)]
+    assert (codes.count("voucher-invalid"), codes.count("too-many-codes")) == (3, 17)
+
+
+async def test_a_rest_expires_once_though_its_process_dies_before_or_after_the_commit(books: Books) -> None:
+    async def waits_for_lock() -> bool:
+        [(waiting,)] = await books.rows(
+            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        )
+        return waiting == 1
+
+    grant = await books.grants.give("vn", "acme", promotion())
+    books.clock.set(START_US + 300 * DAY_US)
+    async with transaction(books.pool) as blocker:
+        # The process is cut off in the middle: the chain head that it needs is held by somebody.
+        await blocker.fetch("select from chain_head for update")
+        doomed = asyncio.create_task(books.grants.keep())
+        blocked: bool = await eventually(waits_for_lock, what="the expiry waiting for its chain head")
+        assert blocked
+        await books.rows(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and wait_event_type = 'Lock' and pid <> pg_backend_pid()"
+        )
+        with pytest.raises(TRANSIENT):
+            await doomed
+    assert await books.balance("acme") == 100
+    # A new process, which knows nothing, finds what is due; another one beside it and after it finds nothing.
+    again = Books.wire(books.owner_url, books.pool, books.clock)
+    assert sum(await asyncio.gather(again.grants.keep(), books.grants.keep())) == 1
+    assert await Books.wire(books.owner_url, books.pool, books.clock).grants.keep() == 0
+    rows = await books.rows("select fact_id, amount_micros from entry where class = 'expiry'")
+    assert rows == [(f"expiry/{grant.grant_id}/1", 100)]
+    assert await books.audit() == []
+
+
+async def test_the_audit_sees_what_was_left_given_or_counted_wrongly(books: Books) -> None:
+    await books.vouchers.issue(voucher(code="REAL-CODE-1"))
+    await books.vouchers.redeem("vn", "acme", "REAL-CODE-1")
+    assert await books.audit() == []
+    for wrong, right in (
+        ("update grant_standing set remaining_micros = 1", "update grant_standing set remaining_micros = 0"),
+        ("update grant_standing set expiries = 1", "update grant_standing set expiries = 0"),
+        ("update voucher set redemptions = 0", "update voucher set redemptions = 1"),
+    ):
+        await books.rows(wrong)
+        assert len(await books.audit()) == 1, wrong
+        await books.rows(right)
+    assert await books.audit() == []
 
 
 async def test_a_grant_that_would_be_over_already_is_refused_and_one_is_told_as_a_credit(books: Books) -> None:

@@ -78,7 +78,7 @@ class Accounts:
         *,
         is_new: bool,
     ) -> Adjustment:
-        _check_range(account.standing.balance_micros, request.amount_micros)
+        check_range(account.standing.balance_micros, request.amount_micros)
         burn_micros = account.standing.burn_micros_per_hour
         key = request.idempotency_key
         movement = Movement(request.amount_micros, key, "adjustment")
@@ -124,7 +124,7 @@ class Accounts:
         return account, True
 
 
-def _check_range(balance_micros: int, amount_micros: int) -> None:
+def check_range(balance_micros: int, amount_micros: int) -> None:
     """Refuse what no ledger column can hold, before or after."""
     if max(abs(amount_micros), abs(balance_micros + amount_micros)) > AMOUNT_MICROS_MAX:
         raise Refusal("out-of-range", f"no amount or balance may go beyond {AMOUNT_MICROS_MAX} micros", status=422)

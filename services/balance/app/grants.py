@@ -8,7 +8,7 @@ from typing import Literal
 import orjson
 
 from services.balance import metrics
-from services.balance.app.accounts import Accounts
+from services.balance.app.accounts import Accounts, check_range
 from services.balance.app.post import AfterCommit, Poster
 from services.balance.app.unit import unit_of_work
 from services.balance.rules.crossing import Movement
@@ -25,6 +25,7 @@ from services.balance.store.grants import (
     load_checkpoint,
     load_grant,
     load_grants,
+    load_last_solvent,
     load_moves,
     save_checkpoint,
 )
@@ -98,6 +99,7 @@ class Grants:
         expires_at_us = request.end_us(posted_at_us)
         if expires_at_us <= posted_at_us:
             raise Refusal("grant-expired", f"the grant would expire at {format_instant(expires_at_us)}", status=422)
+        check_range(account.standing.balance_micros, request.amount_micros)
         grant = StoredGrant(
             fact_id("grant", region, tenant_id, request.idempotency_key),
             account.account_id,
@@ -112,7 +114,7 @@ class Grants:
             request.actor,
         )
         if await load_checkpoint(connection, account.account_id) is None:
-            before = Burning.before_grants(account.standing.balance_micros)
+            before = await _work_out_debt(connection, account)
             await save_checkpoint(connection, account.account_id, account.entries, before, posted_at_us)
         await insert_grant(connection, grant)
         movement = Movement(grant.amount_micros, grant.grant_id, request.kind)
@@ -199,6 +201,15 @@ class Grants:
         digest = content_hash(f"{name} {movement.delta_micros}".encode())
         fact = PostedFact(name, account.account_id, digest, None, movement.delta_micros, None, posted_at_us)
         await insert_facts(connection, [fact])
+
+
+async def _work_out_debt(connection: Connection, account: Account) -> Burning:
+    """Burning of an account right before its first grant: a debt's parts are in the entries since it sank."""
+    if account.standing.balance_micros >= 0:
+        return Burning.before_grants(account.standing.balance_micros)
+    number, balance_micros = await load_last_solvent(connection, account.account_id)
+    moves = await load_moves(connection, account.account_id, number)
+    return burn_entries(Burning.before_grants(balance_micros), (move for _, move in moves), {})
 
 
 async def _work_out(connection: Connection, account_id: int, checkpoint: Checkpoint) -> tuple[Burning, int]:

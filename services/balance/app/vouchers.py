@@ -13,10 +13,11 @@ from services.balance.store.vouchers import (
     Voucher,
     count_guess,
     find_redemption,
+    find_voucher,
     insert_redemption,
     insert_voucher,
-    load_guesses,
     load_voucher,
+    lock_guesses,
     lock_voucher,
 )
 from shared.clock import HOUR_US, Clock
@@ -101,31 +102,30 @@ class Vouchers:
 
     async def redeem(self, region: str, tenant_id: str, code: str) -> StoredGrant:
         """Redeem a code; the same tenant gets the same grant again. Raises Refusal, alike for all that is no code."""
-        await self._refuse_guessers(region, tenant_id)
-        try:
-            async with unit_of_work(self._pool) as (connection, after_commit):
-                voucher = await self._find(connection, region, code)
-                request = self._request(voucher)
-                grant = await self._grants.give_in(connection, after_commit, region, tenant_id, request)
-                await self._count(connection, voucher, grant)
-                return grant
-        except Refusal as refusal:
-            if refusal.code == "voucher-invalid":
-                async with transaction(self._pool) as connection:
-                    await count_guess(connection, region, tenant_id, self._hour_us())
-            raise
+        voucher = await self._find(region, tenant_id, code)
+        async with unit_of_work(self._pool) as (connection, after_commit):
+            request = self._request(voucher)
+            grant = await self._grants.give_in(connection, after_commit, region, tenant_id, request)
+            await self._count(connection, voucher, grant)
+            return grant
 
-    async def _find(self, connection: Connection, region: str, code: str) -> Voucher:
-        """The voucher of a code, without a lock. Raises Refusal, without telling which of the reasons it is."""
-        try:
-            digest = hash_code(normalise(code))
-        except Refusal:
-            digest = b""
-        voucher_id = await connection.fetchval("select voucher_id from voucher where code_hash = $1", digest)
-        voucher = None if voucher_id is None else await load_voucher(connection, voucher_id)
-        if voucher is None or voucher.region != region:
-            raise Refusal("voucher-invalid", "this code is not valid here", status=422)
-        return voucher
+    async def _find(self, region: str, tenant_id: str, code: str) -> Voucher:
+        """The voucher of a code, without a lock. Raises Refusal, without telling which of the reasons it is.
+
+        A code that is none is counted in the transaction that looked for it: a burst of them guesses no more often.
+        """
+        if region not in self._settings.regions:
+            raise Refusal("unknown-region", f"this deployment has no region {region}", status=404)
+        now_us = self._clock.now_us()
+        hour_us = now_us - now_us % HOUR_US
+        async with transaction(self._pool) as connection:
+            if await lock_guesses(connection, region, tenant_id, hour_us) >= self._guesses_max:
+                raise Refusal("too-many-codes", "too many codes that are not valid; try again in an hour", status=429)
+            voucher = await find_voucher(connection, _digest(code))
+            if voucher is not None and voucher.region == region:
+                return voucher
+            await count_guess(connection, region, tenant_id, hour_us)
+        raise Refusal("voucher-invalid", "this code is not valid here", status=422)
 
     def _request(self, voucher: Voucher) -> GrantRequest:
         """The grant of a redemption; the key is the voucher's, so that a tenant redeems it once."""
@@ -152,16 +152,6 @@ class Vouchers:
             raise Refusal("voucher-used-up", "this voucher was redeemed as often as it may be", status=422)
         await insert_redemption(connection, locked.voucher_id, grant.account_id, grant.grant_id, now_us)
 
-    async def _refuse_guessers(self, region: str, tenant_id: str) -> None:
-        async with transaction(self._pool) as connection:
-            guesses = await load_guesses(connection, region, tenant_id, self._hour_us())
-        if guesses >= self._guesses_max:
-            raise Refusal("too-many-codes", "too many codes that are not valid; try again in an hour", status=429)
-
-    def _hour_us(self) -> int:
-        now_us = self._clock.now_us()
-        return now_us - now_us % HOUR_US
-
 
 def normalise(code: str) -> str:
     """A code as it is compared: letters and digits, in upper case. Raises Refusal for what can't be one."""
@@ -173,3 +163,11 @@ def normalise(code: str) -> str:
 
 def hash_code(code: str) -> bytes:
     return content_hash(f"voucher {code}".encode())
+
+
+def _digest(code: str) -> bytes:
+    """The hash of what somebody typed; of what can't be a code, one that no voucher has."""
+    try:
+        return hash_code(normalise(code))
+    except Refusal:
+        return b""

@@ -55,9 +55,12 @@ class Burning:
 
     @classmethod
     def before_grants(cls, balance_micros: int) -> "Burning":
-        """An account that never had a grant: all its credit is bought, all its debt is usage."""
-        debt = max(0, -balance_micros)
-        return cls(bought_micros=max(0, balance_micros), usage_debt_micros=debt, burns=((DEBT, debt),) if debt else ())
+        """An account that never had a grant, at or above zero: all it has is bought, and it owes nothing.
+
+        Below zero the balance alone does not say what was used and what was taken: burn the entries since it sank.
+        """
+        assert balance_micros >= 0, "an account in debt is worked out from where it was not"
+        return cls(bought_micros=balance_micros)
 
 
 def burn_entries(burning: Burning, moves: Iterable[Move], grants: Mapping[str, Grant]) -> Burning:

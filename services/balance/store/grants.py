@@ -162,6 +162,18 @@ async def load_moves(connection: Connection, account_id: int, after_number: int)
     ]
 
 
+async def load_last_solvent(connection: Connection, account_id: int) -> tuple[int, int]:
+    """The last entry that left the account at or above zero, and its balance; number 0 where there is none."""
+    row = await connection.fetchrow(
+        """
+        select entry_number, balance_after_micros from entry
+        where account_id = $1 and balance_after_micros >= 0 order by entry_number desc limit 1
+        """,
+        account_id,
+    )
+    return (0, 0) if row is None else (row["entry_number"], row["balance_after_micros"])
+
+
 async def load_accounts_to_work_out(
     connection: Connection, now_us: int, worked_out_before_us: int, limit: int
 ) -> list[int]:

@@ -60,6 +60,14 @@ async def load_voucher(connection: Connection, voucher_id: str) -> Voucher | Non
     return None if row is None else Voucher(*row)
 
 
+async def find_voucher(connection: Connection, code_hash: bytes) -> Voucher | None:
+    row = await connection.fetchrow(
+        f"select {_COLUMNS} from voucher where code_hash = $1",  # noqa: S608 - a constant
+        code_hash,
+    )
+    return None if row is None else Voucher(*row)
+
+
 async def lock_voucher(connection: Connection, code_hash: bytes) -> Voucher | None:
     row = await connection.fetchrow(
         f"select {_COLUMNS} from voucher where code_hash = $1 for update",  # noqa: S608 - a constant
@@ -93,22 +101,20 @@ async def insert_redemption(
 
 async def count_guess(connection: Connection, region: str, tenant_id: str, hour_us: int) -> None:
     await connection.execute(
-        """
-        insert into voucher_guess (region, tenant_id, hour, guesses) values ($1, $2, $3, 1)
-        on conflict (region, tenant_id, hour) do update set guesses = voucher_guess.guesses + 1
-        """,
+        "update voucher_guess set guesses = guesses + 1 where (region, tenant_id, hour) = ($1, $2, $3)",
         region,
         tenant_id,
         hour_us,
     )
 
 
-async def load_guesses(connection: Connection, region: str, tenant_id: str, hour_us: int) -> int:
+async def lock_guesses(connection: Connection, region: str, tenant_id: str, hour_us: int) -> int:
+    """How many codes of an hour were none, locked: a tenant's codes are looked at one after another."""
     return int(
         await connection.fetchval(
             """
-            select coalesce(sum(guesses), 0) from voucher_guess
-            where (region, tenant_id, hour) = ($1, $2, $3)
+            insert into voucher_guess (region, tenant_id, hour, guesses) values ($1, $2, $3, 0)
+            on conflict (region, tenant_id, hour) do update set guesses = voucher_guess.guesses returning guesses
             """,
             region,
             tenant_id,
