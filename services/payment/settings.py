@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from services.payment.rules.currencies import STRIPE_LEAST, VNPAY_LEAST, VNPAY_MOST, stripe_most
 from shared.settings import SharedSettings
 
 
@@ -15,15 +16,13 @@ class Limit(BaseModel):
     max: str
 
 
-# Providers' published limits; they move, so each is a setting (source: Stripe's minimum charges, VNPay's pay URL).
+# Providers' published limits; they move, so each is a setting. Where Stripe publishes no least amount, it is the least
+# of the currency that it settles in, at its rate of the day: its own refusal tells.
 _STRIPE_LIMITS = {
-    "USD": Limit(min="0.50", max="999999.99"),
-    "EUR": Limit(min="0.50", max="999999.99"),
-    "GBP": Limit(min="0.30", max="999999.99"),
-    "JPY": Limit(min="50", max="99999999"),
-    "VND": Limit(min="15000", max="99999999"),
+    **{code: Limit(min=least, max=stripe_most(code)) for code, least in STRIPE_LEAST.items()},
+    "VND": Limit(min="15000", max=stripe_most("VND")),
 }
-_VNPAY_LIMITS = {"VND": Limit(min="5000", max="999999999")}
+_VNPAY_LIMITS = {"VND": Limit(min=VNPAY_LEAST, max=VNPAY_MOST)}
 
 
 class PaymentSettings(BaseSettings):

@@ -5,7 +5,7 @@ Each of the two also reads what its provider sends by itself:
 
     stripe.verify_webhook(body: bytes, signature: str, secrets: Sequence[str], now_us: int) -> None
     stripe.read_event(body: bytes) -> Notice
-    vnpay.read_callback(query: str, secrets: Sequence[str]) -> Notice      # the raw query string; IPN and return page
+    vnpay.read_callback(query: str, secrets: Sequence[str], received_at_us: int) -> Notice   # raw; IPN and return page
 
 `verify_webhook` and `read_callback` raise BadSignature; `read_event` and `read_callback` raise Unreadable for a
 genuine message without the fields that it must have. `open_stripe(settings)` and `open_vnpay(settings, clock)` give

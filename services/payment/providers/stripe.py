@@ -4,8 +4,9 @@ No error tells a secret, a signature or a personal detail: of Stripe's own error
 """
 
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from typing import Any, Final, TypeVar
+import logging
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
 
 import orjson
 import stripe
@@ -23,6 +24,7 @@ from services.payment.providers import (
     SavedCharge,
     Unreadable,
 )
+from services.payment.providers.stripe_errors import CardDeclined, call
 from services.payment.rules.currencies import to_stripe_units
 from services.payment.rules.facts import Declined, Fact, Paid
 from services.payment.rules.stripe_objects import (
@@ -33,6 +35,7 @@ from services.payment.rules.stripe_objects import (
     SAVED_KIND,
     TENANT_MARK,
     NotStripeObjectError,
+    created_us,
     intent_fact,
     look_up_facts,
     marks_of,
@@ -41,7 +44,7 @@ from services.payment.rules.stripe_objects import (
     reversal_facts,
 )
 from services.payment.settings import PaymentSettings
-from shared.clock import SECOND_US
+from shared.clock import MINUTE_US, SECOND_US
 from shared.errors import Refusal, TransientFault
 
 RETURN_PATH: Final = "/return/stripe"
@@ -50,10 +53,10 @@ ORDER_PATH: Final = "/orders"
 TOLERANCE_US: Final = 300 * SECOND_US
 _NETWORK_RETRIES: Final = 2
 _LISTED: Final = 100
+# Stripe closes no session sooner than half an hour after it was opened; a few minutes for opening it come on top.
+_SESSION_LEAST_US: Final = 35 * MINUTE_US
 # Of Checkout's languages those that we offer; it takes the browser's where none is named.
 _LOCALES: Final = {"en", "vi", "ja", "ko", "th", "zh", "de", "fr", "es"}
-
-_Answer = TypeVar("_Answer")
 
 
 def verify_webhook(body: bytes, signature: str, secrets: Sequence[str], now_us: int) -> None:
@@ -71,7 +74,8 @@ def verify_webhook(body: bytes, signature: str, secrets: Sequence[str], now_us: 
     if not stamp.isascii() or not stamp.isdecimal() or len(stamp) > 12 or not given:
         raise BadSignature("the header Stripe-Signature is missing or has no t and v1")
     signed = stamp.encode() + b"." + body
-    expected = [hmac.digest(secret.encode(), signed, "sha256").hex().encode() for secret in secrets]
+    # An empty secret in the settings is no secret: anybody could sign with it.
+    expected = [hmac.digest(secret.encode(), signed, "sha256").hex().encode() for secret in secrets if secret]
     # Every comparison is made, so that the time tells nothing of which secret signed.
     if not sum(hmac.compare_digest(one, other) for one in expected for other in given):
         raise BadSignature("no signature of the header Stripe-Signature matches the body")
@@ -86,11 +90,11 @@ def read_event(body: bytes) -> Notice:
         found = event["data"]["object"]
         event_id, event_type = str(event["id"])[:200], str(event["type"])[:200]
         region, order_id = marks_of(found)
-        facts = read_event_facts(event_type, found, int(event["created"]) * SECOND_US)
-    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"not an event of Stripe: {type(error).__name__}") from None
+        facts = read_event_facts(event_type, found, created_us(event))
     except (NotStripeObjectError, Refusal) as error:
         raise Unreadable(str(error)) from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Unreadable(f"not an event of Stripe: {type(error).__name__}") from None
     return Notice(event_id, event_type, region, order_id, facts)
 
 
@@ -98,6 +102,8 @@ def open_stripe(settings: PaymentSettings) -> "StripeProvider | None":
     """The provider, or None where settings hold no key for it. Call it within the event loop that will use it."""
     if settings.stripe_secret_key is None:
         return None
+    # The library logs what Stripe says of a wrong parameter, and that repeats what was sent: an address, say.
+    logging.getLogger("stripe").setLevel(logging.CRITICAL)
     http = stripe.HTTPXClient(timeout=settings.stripe_timeout_seconds)
     client = stripe.StripeClient(
         settings.stripe_secret_key.get_secret_value(),
@@ -139,7 +145,9 @@ class StripeProvider:
             "payment_intent_data": intent,
             "success_url": f"{order.return_url}{RETURN_PATH}?order={order.order_id}&session_id={{CHECKOUT_SESSION_ID}}",
             "cancel_url": f"{order.return_url}{ORDER_PATH}/{order.order_id}",
-            "expires_at": order.expires_at_us // SECOND_US,
+            "expires_at": max(order.expires_at_us, order.created_at_us + _SESSION_LEAST_US) // SECOND_US,
+            # What is paid is what was asked, in the currency that was asked: Stripe converts nothing.
+            "adaptive_pricing": {"enabled": False},
         }
         language = (order.locale or "")[:2]
         if language in _LOCALES:
@@ -150,24 +158,25 @@ class StripeProvider:
             params["customer_creation"] = "always"
             intent["setup_future_usage"] = "off_session"
         options: stripe.RequestOptions = {"idempotency_key": f"page-{order.order_id}"}
-        session = await _call(self._api.checkout.sessions.create_async(params=params, options=options))
+        session = await call(self._api.checkout.sessions.create_async(params=params, options=options))
         if session.url is None:
             raise TransientFault("Stripe opened a session without a page")
         return Page(session.url, session.id)
 
     async def look_up(self, order: AskedOrder) -> Sequence[Fact]:
         """What session, intent, refunds and disputes of an order say now."""
-        if order.reference is None:
+        reference = order.reference or _intent_of(order.payment_id)
+        if not reference:
             return []
         session: dict[str, Any] | None = None
-        if order.reference.startswith("cs_"):
+        if reference.startswith("cs_"):
             expand = ["payment_intent", "payment_intent.latest_charge"]
-            found = await _call(self._api.checkout.sessions.retrieve_async(order.reference, params={"expand": expand}))
+            found = await call(self._api.checkout.sessions.retrieve_async(reference, params={"expand": expand}))
             session = found.to_dict(for_json=True)
             intent = session.get("payment_intent")
         else:
-            answer = await _call(
-                self._api.payment_intents.retrieve_async(order.reference, params={"expand": ["latest_charge"]})
+            answer = await call(
+                self._api.payment_intents.retrieve_async(reference, params={"expand": ["latest_charge"]})
             )
             intent = answer.to_dict(for_json=True)
         try:
@@ -179,8 +188,8 @@ class StripeProvider:
         return facts
 
     async def _look_up_reversals(self, intent_id: str) -> list[Fact]:
-        refunds = await _call(self._api.refunds.list_async(params={"payment_intent": intent_id, "limit": _LISTED}))
-        disputes = await _call(self._api.disputes.list_async(params={"payment_intent": intent_id, "limit": _LISTED}))
+        refunds = await call(self._api.refunds.list_async(params={"payment_intent": intent_id, "limit": _LISTED}))
+        disputes = await call(self._api.disputes.list_async(params={"payment_intent": intent_id, "limit": _LISTED}))
         return [
             *reversal_facts(
                 [item.to_dict(for_json=True) for item in refunds.data],
@@ -195,10 +204,10 @@ class StripeProvider:
             "metadata": _marks(refund.region, "", refund.order_id),
         }
         options: stripe.RequestOptions = {"idempotency_key": f"refund-{refund.request_id}"}
-        answer = await _call(self._api.refunds.create_async(params=params, options=options))
+        answer = await call(self._api.refunds.create_async(params=params, options=options))
         try:
             return refund_fact(answer.to_dict(for_json=True))
-        except NotStripeObjectError as error:
+        except (NotStripeObjectError, Refusal) as error:
             raise TransientFault(f"Stripe answered an unreadable refund: {error}") from None
 
     async def charge_saved(self, charge: SavedCharge) -> Fact | NeedsCustomer:
@@ -215,15 +224,18 @@ class StripeProvider:
         }
         options: stripe.RequestOptions = {"idempotency_key": f"charge-{charge.request_id}"}
         try:
-            answer = await _call(self._api.payment_intents.create_async(params=params, options=options))
-        except _CardDeclined as declined:
+            answer = await call(self._api.payment_intents.create_async(params=params, options=options))
+        except CardDeclined as declined:
             if declined.code == "authentication_required":
                 return NeedsCustomer(charge.order_id, declined.intent_id, declined.code)
             return Declined(charge.order_id, declined.code, final=True)
         intent = answer.to_dict(for_json=True)
         if intent.get("status") in ("requires_action", "requires_confirmation"):
             return NeedsCustomer(charge.order_id, str(intent["id"]), "authentication_required")
-        fact = intent_fact(intent, charge.order_id, int(intent["created"]) * SECOND_US)
+        try:
+            fact = intent_fact(intent, charge.order_id, created_us(intent))
+        except (NotStripeObjectError, Refusal) as error:
+            raise TransientFault(f"Stripe answered an unreadable charge: {error}") from None
         if fact is None:
             raise TransientFault(f"Stripe answered a charge with the status {intent.get('status')}")
         return fact
@@ -233,7 +245,7 @@ class StripeProvider:
         if order.reference is None or not order.reference.startswith("cs_"):
             return
         try:
-            await _call(self._api.checkout.sessions.expire_async(order.reference))
+            await call(self._api.checkout.sessions.expire_async(order.reference))
         except ProviderRefusal as refusal:
             if refusal.code != "stripe-invalid-request":
                 raise
@@ -246,51 +258,18 @@ class StripeProvider:
             "limit": _LISTED,
         }
         bodies: list[bytes] = []
-        page = await _call(self._api.events.list_async(params=params))
+        page = await call(self._api.events.list_async(params=params))
         while True:
             bodies += [orjson.dumps(event.to_dict(for_json=True)) for event in page.data]
             if not page.has_more:
                 break
             params["starting_after"] = page.data[-1].id
-            page = await _call(self._api.events.list_async(params=params))
+            page = await call(self._api.events.list_async(params=params))
         for body in reversed(bodies):
             yield body
 
     async def close(self) -> None:
         await self._http.close_async()  # type: ignore[no-untyped-call]  # the library left it untyped
-
-
-class _CardDeclined(ProviderRefusal):
-    """The card was declined; `intent_id` is the intent that tried."""
-
-    def __init__(self, code: str, intent_id: str) -> None:
-        super().__init__(code, "the card was declined")
-        self.intent_id = intent_id
-
-
-async def _call(question: Awaitable[_Answer]) -> _Answer:
-    """Await an answer of Stripe. Raises ProviderRefusal or TransientFault, without what the caller must not see."""
-    try:
-        return await question
-    except stripe.CardError as error:
-        intent = error.error.payment_intent if error.error is not None else None
-        raise _CardDeclined(_code(error), "" if intent is None else intent.id) from None
-    except (stripe.APIConnectionError, stripe.RateLimitError, stripe.APIError) as error:
-        raise TransientFault(f"Stripe is out of reach: {type(error).__name__} {error.http_status or ''}") from None
-    except (stripe.AuthenticationError, stripe.PermissionError):
-        raise ProviderRefusal("stripe-key-refused", "Stripe refuses this deployment's key") from None
-    except stripe.InvalidRequestError as error:
-        if error.code == "amount_too_small":
-            detail = "the amount is below what Stripe takes in this currency"
-            raise ProviderRefusal("amount-too-small", detail) from None
-        param = f" (parameter {error.param})" if error.param else ""
-        raise ProviderRefusal("stripe-invalid-request", f"Stripe refuses: {_code(error)}{param}") from None
-    except stripe.StripeError as error:
-        raise ProviderRefusal("stripe-refused", f"Stripe refuses: {_code(error)}") from None
-
-
-def _code(error: stripe.StripeError) -> str:
-    return str(error.code or type(error).__name__)[:100]
 
 
 def _marks(region: str, tenant_id: str, order_id: str) -> dict[str, str]:

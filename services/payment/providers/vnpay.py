@@ -91,7 +91,7 @@ def open_vnpay(settings: PaymentSettings, clock: Clock) -> "VnpayProvider | None
     )
 
 
-def read_callback(query: str, secrets: Sequence[str], received_at_us: int = 0) -> Notice:
+def read_callback(query: str, secrets: Sequence[str], received_at_us: int) -> Notice:
     """Read the raw query of an IPN or of a return page. Raises BadSignature, Unreadable.
 
     `received_at_us` is the instant of a payment for which VNPay states none.

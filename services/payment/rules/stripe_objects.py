@@ -65,7 +65,12 @@ class NotStripeObjectError(ValueError):
 def marks_of(found: Object) -> tuple[str | None, str | None]:
     """The region and order that our metadata names; None where it names none."""
     metadata = found.get("metadata") or {}
-    return metadata.get(REGION_MARK), metadata.get(ORDER_MARK)
+    return _mark(metadata, REGION_MARK), _mark(metadata, ORDER_MARK)
+
+
+def _mark(metadata: Object, name: str) -> str | None:
+    value = metadata.get(name)
+    return value if isinstance(value, str) and value else None
 
 
 def read_event_facts(event_type: str, found: Object, at_us: int) -> tuple[Fact, ...]:
@@ -141,8 +146,7 @@ def dispute_fact(dispute: Object, event_type: str = "") -> PaymentFact:
     """
     payment_id = f"stripe:{_id(dispute, 'payment_intent')}"
     dispute_id, money = f"stripe:{_text(dispute, 'id')}", _money(dispute, "amount")
-    moved = sum(int(item.get("amount", 0)) for item in dispute.get("balance_transactions") or ())
-    withdrawn = moved < 0 or event_type == "charge.dispute.funds_withdrawn"
+    withdrawn = _is_withdrawn(dispute) or event_type == "charge.dispute.funds_withdrawn"
     if event_type == "charge.dispute.funds_reinstated":
         return DisputeClosed(payment_id, dispute_id, "won", money, withdrawn=False)
     match dispute.get("status"):
@@ -156,15 +160,24 @@ def dispute_fact(dispute: Object, event_type: str = "") -> PaymentFact:
             return Disputed(payment_id, dispute_id, money, withdrawn=withdrawn)
 
 
+def _is_withdrawn(dispute: Object) -> bool:
+    """Whether the money went to the bank more often than it came back.
+
+    Counted, not summed: what comes back is converted at another day's rate into the currency that Stripe settles in.
+    """
+    moves = [int(item.get("amount", 0)) for item in dispute.get("balance_transactions") or ()]
+    return sum(units < 0 for units in moves) > sum(units > 0 for units in moves)
+
+
 def look_up_facts(session: Object | None, intent: Object | None, order_id: str) -> list[OrderFact]:
     """What a session and its intent, as they stand now, mean for an order; nothing while it is open."""
     if session is not None and session.get("status") == "expired":
         return [Expired(order_id)]
     if session is not None and session.get("payment_status") == "paid":
-        return [session_paid(session, order_id, _created_us(intent or session))]
+        return [session_paid(session, order_id, created_us(intent or session))]
     if intent is None:
         return []
-    fact = intent_fact(intent, order_id, _created_us(intent))
+    fact = intent_fact(intent, order_id, created_us(intent))
     if session is None or fact is None or not isinstance(fact, Declined):
         return [] if fact is None else [fact]
     # A completed session takes no second attempt; an open one does.
@@ -182,9 +195,10 @@ def reversal_facts(refunds: Sequence[Object], disputes: Sequence[Object]) -> lis
     return facts
 
 
-def _created_us(found: Object) -> int:
+def created_us(found: Object) -> int:
+    """When an object or event was made. Raises NotStripeObjectError."""
     created = found.get("created")
-    if not isinstance(created, int):
+    if not isinstance(created, int) or isinstance(created, bool) or not 0 <= created < 2**40:
         raise NotStripeObjectError("created is missing")
     return created * SECOND_US
 

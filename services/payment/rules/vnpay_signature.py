@@ -40,10 +40,13 @@ def read_query(query: str) -> dict[str, str]:
 
 
 def is_signed(fields: Mapping[str, str], secrets: Sequence[str]) -> bool:
-    """Whether one of `secrets` signed the fields of a callback, with either spelling of a space ("+" or "%20")."""
+    """Whether one of `secrets` signed the fields of a callback, with either spelling of a space ("+" or "%20").
+
+    An empty secret is none: anybody could sign with it.
+    """
     signature = fields.get(SIGNATURE, "")
     texts = dict.fromkeys((_join(fields, plus=True), _join(fields, plus=False)))
-    return _matches(signature, [sign_text(text, secret) for secret in secrets for text in texts])
+    return _matches(signature, [sign_text(text, secret) for secret in secrets if secret for text in texts])
 
 
 def sign_piped(fields: Mapping[str, object], names: Sequence[str], secret: str) -> str:
@@ -54,7 +57,7 @@ def sign_piped(fields: Mapping[str, object], names: Sequence[str], secret: str) 
 def is_piped_signed(fields: Mapping[str, object], names: Sequence[str], secrets: Sequence[str]) -> bool:
     """Whether one of `secrets` signed the values of `names`."""
     text = _join_piped(fields, names)
-    return _matches(str(fields.get(SIGNATURE, "")), [sign_text(text, secret) for secret in secrets])
+    return _matches(str(fields.get(SIGNATURE, "")), [sign_text(text, secret) for secret in secrets if secret])
 
 
 def sign_text(text: str, secret: str) -> str:

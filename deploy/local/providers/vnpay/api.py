@@ -181,7 +181,17 @@ class VnpayApi:
             return common | {"vnp_TransactionStatus": "01", "vnp_Amount": order["asked"]["vnp_Amount"]}
         kept = ("Amount", "BankCode", "PayDate", "TransactionNo", "TransactionStatus", "OrderInfo")
         result = self._result(fields["vnp_TxnRef"], order)
-        return common | {f"vnp_{name}": result[f"vnp_{name}"] for name in kept}
+        answer = common | {f"vnp_{name}": result[f"vnp_{name}"] for name in kept}
+        if order["refunds"]:
+            # The latest thing done to the payment is what is told: a refund of all of it, or of a part.
+            refund = order["refunds"][-1]
+            whole = refund["amount"] == int(order["amount"])
+            answer |= {
+                "vnp_TransactionType": "02" if whole else "03",
+                "vnp_Amount": str(refund["amount"]),
+                "vnp_TransactionStatus": refund["status"],
+            }
+        return answer
 
     def _refund(self, fields: dict[str, str]) -> dict[str, str]:
         order = self._store.get("order", fields["vnp_TxnRef"])
