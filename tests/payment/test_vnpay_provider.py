@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
@@ -44,7 +44,7 @@ PAID_ANSWER = {
     "vnp_PayDate": "20261124150500",
 }
 
-Answer = dict[str, object]
+Answer = Mapping[str, object]
 
 
 class Vnpay:
@@ -71,7 +71,7 @@ class Vnpay:
         if isinstance(answer, httpx.Response):
             return answer
         known = {"vnp_ResponseId": "a1", "vnp_Command": command, "vnp_TmnCode": "DEMOV210", "vnp_TxnRef": REFERENCE}
-        body = known | answer
+        body = {**known, **answer}
         signed = QUERY_ANSWER_NAMES if command == "querydr" else REFUND_ANSWER_NAMES
         return httpx.Response(200, json={"vnp_SecureHash": sign_piped(body, signed, self.secret)} | body)
 
