@@ -230,12 +230,21 @@ class StripeApi:
                         "amount": body["amount_received"],
                         "currency": body["currency"],
                         "refunds": self._about("refund", body["id"], "amount", "status"),
-                        "disputes": self._about("dispute", body["id"], "amount", "status"),
+                        "disputes": [
+                            item | {"withdrawn": self._is_withdrawn(item["id"])}
+                            for item in self._about("dispute", body["id"], "amount", "status")
+                        ],
                     }
                     for body in intents
                 ]
             }
         )
+
+    def _is_withdrawn(self, dispute_id: str) -> bool:
+        """Whether the bank holds the money of a dispute now, or it was lost."""
+        dispute = self._payments.require("dispute", dispute_id)
+        moved = sum(int(item["amount"]) for item in dispute["balance_transactions"])
+        return moved < 0 or bool(dispute["status"] == "lost")
 
     def _about(self, kind: str, intent_id: str, *names: str) -> list[Document]:
         found = [body for body in self._store.newest_first(kind) if body["payment_intent"] == intent_id]
