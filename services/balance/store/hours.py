@@ -3,13 +3,14 @@
 `chain_head.closed_through` says before which instant nothing is posted any more; `hour_head` how far rows are written.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 
 from shared.clock import HOUR_US
 from shared.db import Connection, day_of
 
-_PREFETCH_BATCHES = 16
+_PREFETCH_BATCHES = 4
 # An hour in which nothing was posted is never closed by itself: a shard at rest costs nothing, and a clock that jumps
 # ahead by mistake drags no posting time along.
 _THROUGH = """least(
@@ -117,6 +118,8 @@ async def read_evidence(
     days = day_of(from_us), day_of(to_us)
     async for row in connection.cursor(query, shard, after_seq, *days, from_us, to_us, prefetch=_PREFETCH_BATCHES):
         yield Proof(*row)
+        # What was fetched ahead comes without a pause, and a large batch takes its reader a while: let others run.
+        await asyncio.sleep(0)
 
 
 # (account_id, resource_id, kind, slots, amount_micros)
