@@ -189,7 +189,8 @@ class AutoTopUps:
         try:
             await self._balance.register(order)
             answer = await self._charge(order, agreement)
-        except TransientFault as fault:
+        except (TransientFault, Refusal) as fault:
+            # No registration, no charge: the attempt stays open, keeps others away, and is tried again.
             logger.warning("auto_top_up.still_open", order_id=order.order_id, error=str(fault)[:300])
             return False
         return await self._take(attempt, order, answer)

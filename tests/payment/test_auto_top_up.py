@@ -1,0 +1,167 @@
+"""Automatic top-up on real PostgreSQL: charged as agreed, once, whoever dies or races; stopped when it must."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from services.payment.app.auto_top_up import Consent
+from services.payment.providers import NeedsCustomer, SavedCharge
+from services.payment.rules.auto_top_up import AutoTopUp
+from services.payment.rules.facts import Attempted, Declined, Fact, Paid, SavedCard
+from shared.clock import HOUR_US
+from shared.errors import Refusal, TransientFault
+from tests.payment.shop import START_US, Shop, paid, vnd
+
+UNIT = 1_000_000
+TERMS = AutoTopUp(100_000 * UNIT, 300_000 * UNIT, 900_000 * UNIT, 2_000_000 * UNIT)
+CONSENT = Consent("Charge my saved card whenever my balance is low.", "an@example.com")
+CARD = SavedCard("cus_1", "pm_1")
+
+
+@dataclass
+class Bank:
+    """Answers charges of saved cards; the same request is the same charge."""
+
+    says: str = "paid"
+    charges: list[SavedCharge] = field(default_factory=list)
+    captured: dict[str, str] = field(default_factory=dict)
+    down: int = 0
+
+    async def charge(self, charge: SavedCharge) -> Fact | NeedsCustomer:
+        self.charges.append(charge)
+        if self.says == "paid":
+            self.captured.setdefault(charge.request_id, f"stripe:pi_auto_{len(self.captured)}")
+        if self.down:
+            self.down -= 1
+            raise TransientFault("the answer was lost")
+        if self.says == "declined":
+            return Declined(charge.order_id, "card_declined", final=True)
+        if self.says == "needs customer":
+            return NeedsCustomer(charge.order_id, "pi_wait", "authentication_required")
+        if self.says == "processing":
+            return Attempted(charge.order_id, "processing")
+        return Paid(charge.order_id, self.captured[charge.request_id], charge.money, START_US, None, "pi")
+
+
+@pytest.fixture
+async def bank(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Bank:
+    """A bank, and a customer with a saved card who agreed."""
+    made = Bank()
+    monkeypatch.setattr(shop.stripe, "charge_saved", made.charge)
+    order = await shop.order()
+    await shop.apply(paid(order, "stripe:pi_first"))
+    # The session told of the payment first; the intent, which names the card, comes after.
+    await shop.apply(paid(order, "stripe:pi_first", saved_card=CARD))
+    await shop.service.auto_top_ups.agree("vn", "acme", TERMS, CONSENT)
+    return made
+
+
+async def attempts(shop: Shop) -> list[tuple[int, str]]:
+    rows = await shop.rows("select amount_micros, state from auto_top_up_attempt order by number")
+    return [(amount // UNIT, state) for amount, state in rows]
+
+
+async def test_without_a_saved_card_nothing_can_be_agreed(shop: Shop) -> None:
+    with pytest.raises(Refusal, match="card-needed"):
+        await shop.service.auto_top_ups.agree("vn", "acme", TERMS, CONSENT)
+    with pytest.raises(Refusal, match="no-auto-top-up"):
+        await shop.service.auto_top_ups.load("vn", "acme")
+
+
+async def test_a_low_balance_is_filled_up_once_and_registered_before_the_card_is_charged(
+    shop: Shop, bank: Bank
+) -> None:
+    shop.balance.balance_micros = 40_000 * UNIT
+    assert sum(await asyncio.gather(*(shop.service.auto_top_ups.charge_due() for _ in range(5)))) == 1
+    assert await attempts(shop) == [(260_000, "paid")]
+    [charge] = bank.charges
+    assert (charge.money, charge.card) == (vnd(260_000), CARD)
+    assert shop.balance.registered[charge.order_id]["attempted"] is True
+    assert (await shop.told())[-1] == "captured/stripe:pi_auto_0"
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    shop.clock.set(START_US + HOUR_US)
+    assert await shop.service.auto_top_ups.charge_due() == 1
+
+
+async def test_a_balance_at_the_threshold_and_an_ended_agreement_are_left_alone(shop: Shop, bank: Bank) -> None:
+    shop.balance.balance_micros = 100_000 * UNIT
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    shop.balance.balance_micros = 0
+    await shop.service.auto_top_ups.end("vn", "acme")
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert bank.charges == []
+    shop.balance.down = True
+    await shop.service.auto_top_ups.agree("vn", "acme", TERMS, CONSENT)
+    assert await shop.service.auto_top_ups.charge_due() == 0
+
+
+async def test_a_lost_answer_is_asked_for_again_under_the_same_key_and_is_one_credit(shop: Shop, bank: Bank) -> None:
+    bank.down = 2
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert await attempts(shop) == [(300_000, "open")]
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert await shop.service.auto_top_ups.resume() == 0
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert len({charge.request_id for charge in bank.charges}) == 1
+    assert len(bank.captured) == 1
+    # Its webhook comes too.
+    [charge] = {charge.order_id: charge for charge in bank.charges}.values()
+    order = await shop.service.topups.load(charge.order_id)
+    await shop.receive("evt_auto", paid(order, "stripe:pi_auto_0"), order=order)
+    assert [name for name in await shop.told() if "pi_auto" in name] == ["captured/stripe:pi_auto_0"]
+
+
+async def test_no_registration_no_charge(shop: Shop, bank: Bank) -> None:
+    shop.balance.balance_micros = 0
+    shop.balance.refuses = True
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert (await attempts(shop), bank.charges) == ([(300_000, "open")], [])
+    shop.balance.refuses = False
+    assert await shop.service.auto_top_ups.resume() == 1
+
+
+async def test_repeated_declines_suspend_and_are_told_once(shop: Shop, bank: Bank) -> None:
+    bank.says = "declined"
+    for number in range(5):
+        shop.clock.set(START_US + number * HOUR_US)
+        await shop.service.auto_top_ups.charge_due()
+    assert await attempts(shop) == [(300_000, "declined")] * 3
+    assert (await shop.service.auto_top_ups.load("vn", "acme")).terms.suspended_reason == "declined"
+    suspended = [event for event in await shop.events() if event["type"] == "auto_top_up.suspended"]
+    assert [(event["id"], event["data"]["reason"]) for event in suspended] == [
+        ("auto_top_up_suspended/vn/acme/1", "declined")
+    ]
+    # Agreeing anew lets it go on.
+    bank.says = "paid"
+    await shop.service.auto_top_ups.agree("vn", "acme", TERMS, CONSENT)
+    shop.clock.set(START_US + 6 * HOUR_US)
+    assert await shop.service.auto_top_ups.charge_due() == 1
+
+
+async def test_a_bank_that_wants_the_customer_suspends_and_leads_to_a_page(shop: Shop, bank: Bank) -> None:
+    bank.says = "needs customer"
+    await shop.service.auto_top_ups.charge_due()
+    assert await attempts(shop) == [(300_000, "needs_customer")]
+    [suspended] = [event for event in await shop.events() if event["type"] == "auto_top_up.suspended"]
+    assert suspended["data"]["reason"] == "authentication_required"
+    order_id = suspended["data"]["action_url"].rpartition("/orders/")[2]
+    order = await shop.service.topups.load(order_id)
+    assert (order.state, order.amount_micros, order.save_card) == ("pending", 300_000 * UNIT, True)
+    assert order.page_url is not None
+
+
+async def test_an_open_outcome_ends_with_its_order(shop: Shop, bank: Bank) -> None:
+    bank.says = "processing"
+    await shop.service.auto_top_ups.charge_due()
+    assert await attempts(shop) == [(300_000, "open")]
+    order = await shop.service.topups.load(bank.charges[0].order_id)
+    await shop.receive("evt_late", paid(order, "stripe:pi_late"), order=order)
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert await attempts(shop) == [(300_000, "paid")]
+
+
+async def test_consent_is_kept_word_by_word(shop: Shop, bank: Bank) -> None:
+    assert bank.charges == []
+    rows = await shop.rows("select consent, actor from auto_top_up_consent")
+    assert rows == [(CONSENT.text, CONSENT.actor)]
