@@ -9,13 +9,16 @@ from services.payment.rules.currencies import (
     STRIPE_UNITS,
     VNPAY_LEAST,
     VNPAY_MOST,
+    decimals_of,
     from_stripe_units,
     from_vnpay_units,
+    payable_micros,
     stripe_most,
     to_stripe_units,
     to_vnpay_units,
 )
 from services.payment.rules.facts import Money
+from services.payment.settings import PaymentSettings
 from shared.errors import Refusal
 from shared.money import parse_micros
 
@@ -197,6 +200,14 @@ def test_an_amount_is_taken_whole_or_refused(currency: str, amount_micros: int) 
         assert from_stripe_units(to_stripe_units(money), currency) == money
 
 
+@pytest.mark.parametrize(("currency", "decimals"), [("USD", 2), ("KWD", 2), ("JPY", 0), ("ISK", 0), ("VND", 0)])
+def test_an_amount_is_written_with_as_many_decimals_as_are_payable(currency: str, decimals: int) -> None:
+    assert decimals_of(currency) == decimals
+    assert to_stripe_units(Money(payable_micros(currency), currency)) > 0
+    with pytest.raises(Refusal):
+        to_stripe_units(Money(payable_micros(currency) // 2, currency))
+
+
 def test_what_stripe_states_is_read_as_it_is() -> None:
     assert from_stripe_units(550, "isk") == Money(5_500_000, "ISK")
     assert from_stripe_units(5124, "kwd") == Money(5_124_000, "KWD")
@@ -238,3 +249,15 @@ def test_limits_are_payable_amounts() -> None:
     }
     assert to_vnpay_units(Money(parse_micros(VNPAY_LEAST), "VND")) == 500_000
     assert to_vnpay_units(Money(parse_micros(VNPAY_MOST), "VND")) == 99_999_999_900
+
+
+def test_settings_begin_with_what_providers_publish() -> None:
+    limits = PaymentSettings.model_validate({"database_url": "postgresql://x"}).limits
+    assert (limits["stripe"]["USD"].min, limits["stripe"]["USD"].max) == ("0.50", "999999.99")
+    assert (limits["stripe"]["JPY"].min, limits["stripe"]["CZK"].min) == ("50", "15.00")
+    assert (limits["vnpay"]["VND"].min, limits["vnpay"]["VND"].max) == ("5000", "999999999")
+    for provider, convert in (("stripe", to_stripe_units), ("vnpay", to_vnpay_units)):
+        for currency, limit in limits[provider].items():
+            least, most = parse_micros(limit.min), parse_micros(limit.max)
+            assert least < most
+            assert convert(Money(least, currency)) < convert(Money(most, currency))

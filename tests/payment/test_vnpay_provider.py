@@ -24,6 +24,8 @@ from shared.clock import SECOND_US, FixedClock, parse_instant
 from shared.errors import TransientFault
 from shared.ids import fact_id
 
+Answer = dict[str, object]
+
 SECRETS = ("SECRETKEYONE", "SECRETKEYTWO")
 ORDER_ID = fact_id("order", "vn", "acme", "key-1")
 REFERENCE = txn_ref(ORDER_ID)
@@ -35,7 +37,7 @@ PAYMENT_ID = f"vnpay:{REFERENCE}:14422574"
 REFUND = RefundOrder(
     "5f" * 16, "vn", ORDER_ID, PAYMENT_ID, Money(20_000_000_000, "VND"), DONG, CREATED_US, NOW_US, "ops anna"
 )
-PAID_ANSWER = {
+PAID_ANSWER: Answer = {
     "vnp_ResponseCode": "00",
     "vnp_TransactionType": "01",
     "vnp_TransactionStatus": "00",
@@ -43,8 +45,6 @@ PAID_ANSWER = {
     "vnp_Amount": "5000000",
     "vnp_PayDate": "20261124150500",
 }
-
-Answer = Mapping[str, object]
 
 
 class Vnpay:

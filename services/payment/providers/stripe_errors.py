@@ -38,7 +38,8 @@ async def call(question: Awaitable[_Answer]) -> _Answer:
     except (stripe.APIConnectionError, stripe.RateLimitError, stripe.APIError) as error:
         raise TransientFault(f"Stripe is out of reach: {type(error).__name__} {error.http_status or ''}") from None
     except (stripe.AuthenticationError, stripe.PermissionError):
-        raise ProviderRefusal("stripe-key-refused", "Stripe refuses this deployment's key") from None
+        # An operator's to mend, no word about the customer: what was asked stays asked.
+        raise TransientFault("Stripe refuses this deployment's key") from None
     except stripe.InvalidRequestError as error:
         limit = _LIMITS.get(error.code or "")
         if limit is not None:
