@@ -54,6 +54,8 @@ class OffsetConsumer:
     With several `lanes` a poll is split by partition, each lane with transactions of its own: while the database works
     for one, this process works for another. A partition always has the same lane, so its records stay in order.
 
+    Where records come one by one, `linger_seconds` between polls let several be applied together.
+
     An unexpected error in a poll bisects it until one record is alone, which goes to the dead letters; a transient
     fault retries the same poll with backoff; a Corruption stops the consumer.
     """
@@ -71,6 +73,7 @@ class OffsetConsumer:
         records_max: int = 500,
         lanes: int = 1,
         wait_ms: int = 100,
+        linger_seconds: float = 0.0,
         stall_seconds: float = 60,
     ) -> None:
         self._pool = pool
@@ -83,6 +86,7 @@ class OffsetConsumer:
         self._records_max = records_max
         self._lanes = lanes
         self._wait_ms = wait_ms
+        self._linger_seconds = linger_seconds
         self._stall_seconds = stall_seconds
         self._topic_ids: dict[str, uuid.UUID] = {}
         self.assigned = asyncio.Event()
@@ -143,6 +147,7 @@ class OffsetConsumer:
                     await queue.put(records)
             if found:
                 moved_at = time.monotonic()
+                await asyncio.sleep(self._linger_seconds)
             elif time.monotonic() - moved_at > self._stall_seconds:
                 await self._check_progress(consumer)
                 moved_at = time.monotonic()

@@ -31,6 +31,7 @@ from shared.topics import ACCOUNT_EVENTS, TOPICS
 LOOP_CONNECTIONS = 4
 # Webhooks come one by one: looking for each at once would cost more than all the rest.
 RELAY_LINGER_SECONDS = 0.05
+CREDITS_LINGER_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def _supervise(
         topics=(ACCOUNT_EVENTS,),
         group="payment",
         wait_ms=20,
+        linger_seconds=CREDITS_LINGER_SECONDS,
     )
 
     def readiness() -> dict[str, str]:
