@@ -14,14 +14,16 @@ from deploy.local.providers.store import Document
 from deploy.local.providers.stripe import amounts, objects
 from deploy.local.providers.stripe.checkout import Checkout
 from deploy.local.providers.stripe.errors import ApiError
+from deploy.local.providers.stripe.lists import is_created_within, read_limit, start_after
 from deploy.local.providers.stripe.parameters import check, parse
-from deploy.local.providers.stripe.payments import Payments
+from deploy.local.providers.stripe.payments import VERSION, Payments
 from shared.clock import DAY_US, Clock
 
 Call = Callable[[Request, Document], Document]
 _EXPANDABLE = {"payment_intent": "payment_intent", "latest_charge": "charge", "customer": "customer"}
-_LISTED_MAX = 100
 _BUSY_ACTIONS = {"pay-later": "succeed", "fail-later": "fail"}
+# How the cards of the page behave; the others simply pay.
+_CARDS = {"decline": "card_declined", "pay-asking": "authentication_required"}
 
 
 class StripeApi:
@@ -38,22 +40,34 @@ class StripeApi:
                 "/v1/checkout/sessions", self._create_session, "checkout._session_create_params.SessionCreateParams"
             ),
             self._get("/v1/checkout/sessions/{id}", self._retrieve("checkout.session")),
+            self._get("/v1/checkout/sessions", self._list("checkout.session", "payment_intent", "customer", "status")),
             self._post("/v1/checkout/sessions/{id}/expire", lambda r, _p: self._checkout.expire(r.path_params["id"])),
             self._post(
                 "/v1/payment_intents", self._create_intent, "_payment_intent_create_params.PaymentIntentCreateParams"
             ),
             self._get("/v1/payment_intents/{id}", self._retrieve("payment_intent")),
-            self._post("/v1/payment_intents/{id}/confirm", lambda r, _p: self._checkout.confirm(r.path_params["id"])),
+            self._get("/v1/payment_intents", self._list("payment_intent", "customer")),
+            self._post(
+                "/v1/payment_intents/{id}/confirm",
+                lambda r, p: self._checkout.confirm(r.path_params["id"], p),
+                "_payment_intent_confirm_params.PaymentIntentConfirmParams",
+            ),
             self._post("/v1/refunds", self._create_refund, "_refund_create_params.RefundCreateParams"),
             self._get("/v1/refunds/{id}", self._retrieve("refund")),
             self._get("/v1/refunds", self._list("refund", "payment_intent", "charge")),
             self._get("/v1/disputes/{id}", self._retrieve("dispute")),
             self._get("/v1/disputes", self._list("dispute", "payment_intent", "charge")),
             self._get("/v1/charges/{id}", self._retrieve("charge")),
+            self._post(
+                "/v1/customers",
+                lambda _r, p: self._checkout.create_customer(p),
+                "_customer_create_params.CustomerCreateParams",
+            ),
             self._get("/v1/customers/{id}", self._retrieve("customer")),
             self._get("/v1/payment_methods/{id}", self._retrieve("payment_method")),
+            self._get("/v1/payment_methods", self._list("payment_method", "customer", "type")),
             self._get("/v1/events/{id}", self._retrieve("event")),
-            self._get("/v1/events", self._list("event")),
+            self._get("/v1/events", self._list("event", "type")),
             Route("/pay/{id}", self._page, methods=["GET"]),
             Route("/pay/{id}", self._submit, methods=["POST"]),
             route("/truth", self._truth, "GET"),
@@ -94,6 +108,8 @@ class StripeApi:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         if scheme != "Bearer" or key != self._secret_key:
             raise ApiError(401, "invalid_request_error", "Invalid API Key provided: sk_test_***")
+        if (version := request.headers.get("stripe-version", VERSION)) != VERSION:
+            raise ApiError.invalid(f"This stand-in answers in the version {VERSION}, not {version}.")
 
     def _answer_once(self, request: Request, text: str, call: Callable[[], Document]) -> Response:
         key = request.headers.get("idempotency-key")
@@ -156,17 +172,11 @@ class StripeApi:
             for name in filters:
                 if name in parameters:
                     found = [body for body in found if body[name] == parameters[name]]
-            if "created" in parameters:
-                since = int(parameters["created"].get("gte", 0))
-                found = [body for body in found if body["created"] >= since]
-            if "types" in parameters:
-                found = [body for body in found if body["type"] in parameters["types"]]
-            if after := parameters.get("starting_after"):
-                ids = [body["id"] for body in found]
-                if after not in ids:
-                    raise ApiError.missing(kind, after, param="starting_after", status=400)
-                found = found[ids.index(after) + 1 :]
-            limit = min(_LISTED_MAX, int(parameters.get("limit", 10)))
+            found = [body for body in found if is_created_within(body["created"], parameters.get("created", {}))]
+            if wanted := parameters.get("types"):
+                found = [body for body in found if body["type"] in wanted]
+            found = start_after(kind, found, parameters.get("starting_after"))
+            limit = read_limit(parameters)
             data = [objects.public(body) for body in found[:limit]]
             return {"object": "list", "url": request.url.path, "has_more": len(found) > limit, "data": data}
 
@@ -203,10 +213,10 @@ class StripeApi:
         billing = {"name": form.get("name") or None, "email": form.get("email") or None}
         try:
             with self._store.transaction():
-                behaviour = "card_declined" if action == "decline" else "succeeds"
+                card = _CARDS.get(action, "succeeds")
                 refusal: ApiError | None = None
                 try:
-                    self._checkout.pay(session_id, billing, behaviour=behaviour, later=_BUSY_ACTIONS.get(action))
+                    self._checkout.pay(session_id, billing, card=card, later=_BUSY_ACTIONS.get(action))
                 except ApiError as error:
                     # A declined attempt is kept: it happened.
                     refusal = error

@@ -65,19 +65,20 @@ class Checkout:
         if self._payments.require("checkout.session", session_id)["status"] == "open":
             self.expire(session_id)
 
-    def pay(
-        self, session_id: str, billing: Document, *, behaviour: str = "succeeds", later: str | None = None
-    ) -> Document:
-        """The customer pays, at once or (`later`: succeed or fail) by a bank that takes its time. Raises ApiError."""
+    def pay(self, session_id: str, billing: Document, *, card: str = "succeeds", later: str | None = None) -> Document:
+        """The customer pays, at once or (`later`: succeed or fail) by a bank that takes its time. Raises ApiError.
+
+        A card that wants its owner asked (`authentication_required`) pays here, where he is, and not off session.
+        """
         session = self._payments.require("checkout.session", session_id)
         if session["status"] != "open":
             raise ApiError.invalid(f"This Checkout Session is {session['status']}.")
-        intent = self._intent_of(session, billing, behaviour)
+        intent = self._intent_of(session, billing, card)
         charge = self._payments.begin_charge(intent, billing)
         session |= {"amount_total": intent["amount"], "currency": intent["currency"], "payment_intent": intent["id"]}
-        if behaviour != "succeeds":
+        if card not in {"succeeds", "authentication_required"}:
             self._payments.save(session)
-            raise self._payments.decline(intent, charge, behaviour)
+            raise self._payments.decline(intent, charge, card)
         session |= {
             "status": "complete",
             "url": None,
@@ -124,10 +125,15 @@ class Checkout:
         )
         self._payments.save(intent)
         self._payments.emit("payment_intent.created", intent)
-        return self.confirm(intent_id) if parameters.get("confirm") == "true" else intent
+        return self.confirm(intent_id, {}) if parameters.get("confirm") == "true" else intent
 
-    def confirm(self, intent_id: str) -> Document:
+    def create_customer(self, parameters: Document) -> Document:
+        return self._payments.save(objects.customer(self._store.new_id("cus"), parameters, at=self._payments.now))
+
+    def confirm(self, intent_id: str, parameters: Document) -> Document:
+        """Try an intent, with another method if one is named. Raises ApiError, for a declined card too."""
         intent = self._payments.require("payment_intent", intent_id, param="intent")
+        intent["payment_method"] = parameters.get("payment_method", intent["payment_method"])
         if intent["status"] not in {"requires_payment_method", "requires_confirmation"} or not intent["payment_method"]:
             raise ApiError.invalid(
                 f"This PaymentIntent's status is {intent['status']}.", code="payment_intent_unexpected_state"
