@@ -16,8 +16,8 @@ from deploy.local.providers.vnpay.api import Merchant, VnpayApi
 from shared.log import configure_logging
 
 DEFAULT_PORT = 8091
-# Up to ten times, five minutes apart.
-_PAUSES = (300.0,) * 9
+# Again up to ten times, five minutes apart.
+_PAUSES = (300.0,) * 10
 # Answers that end the retries.
 _ACCEPTED = {"00", "02"}
 

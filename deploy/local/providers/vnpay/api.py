@@ -1,10 +1,10 @@
 """VNPay's pay page, its IPN and its transaction API as the stand-in serves them."""
 
 import hmac
+import json
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import parse_qsl
-from zoneinfo import ZoneInfo
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
@@ -14,21 +14,19 @@ from deploy.local.providers.control import ControlError, read_json, route
 from deploy.local.providers.courier import Courier
 from deploy.local.providers.pages import read_form, show
 from deploy.local.providers.store import Document, Store
+from deploy.local.providers.vnpay.formats import (
+    DATE,
+    QUERY,
+    QUERY_ANSWER,
+    REFUND,
+    REFUND_ANSWER,
+    ZONE,
+    is_complete,
+    read_date,
+)
 from deploy.local.providers.vnpay.signing import HASH, piped_hash, query_hash, signed_query
 from shared.clock import Clock, from_us
 
-ZONE = ZoneInfo("Asia/Ho_Chi_Minh")
-DATE = "%Y%m%d%H%M%S"
-_QUERY = "RequestId|Version|Command|TmnCode|TxnRef|TransactionDate|CreateDate|IpAddr|OrderInfo"
-_REFUND = (
-    "RequestId|Version|Command|TmnCode|TransactionType|TxnRef|Amount|TransactionNo|TransactionDate|CreateBy|"
-    "CreateDate|IpAddr|OrderInfo"
-)
-_REFUND_ANSWER = (
-    "ResponseId|Command|ResponseCode|Message|TmnCode|TxnRef|Amount|BankCode|PayDate|TransactionNo|TransactionType|"
-    "TransactionStatus|OrderInfo"
-)
-_QUERY_ANSWER = f"{_REFUND_ANSWER}|PromotionCode|PromotionAmount"
 # TransactionStatus by the code of the page: cancelled and refused payments are errors, a suspicious one is held.
 _STATUS = {"00": "00", "07": "07"}
 
@@ -53,6 +51,7 @@ class VnpayApi:
             Route("/merchant_webapi/api/transaction", self._transaction, methods=["POST"]),
             route("/truth", self._truth, "GET"),
             route("/capture", self._capture),
+            route("/orders/{reference}/result", self._late_result),
             route("/refunds/{request_id}/reject", self._reject_refund),
         ]
 
@@ -104,9 +103,10 @@ class VnpayApi:
         amount = fields["vnp_Amount"]
         if fields["vnp_CurrCode"] != "VND" or not amount.isdecimal() or len(amount) > 12 or int(amount) < 500_000:
             return "Wrong amount (code 04)."
-        if datetime.strptime(fields["vnp_ExpireDate"], DATE).replace(tzinfo=ZONE) <= self._now:
-            return "The time to pay is over (code 15)."
-        return None
+        expires = read_date(fields["vnp_ExpireDate"])
+        if expires is None or read_date(fields["vnp_CreateDate"]) is None:
+            return "Wrong format (code 03): a date"
+        return "The time to pay is over (code 15)." if expires <= self._now else None
 
     async def _submit(self, request: Request) -> Response:
         reference = request.path_params["reference"]
@@ -115,20 +115,27 @@ class VnpayApi:
             order = self._store.get("order", reference)
             if order is None or order["status"] != "01":
                 return show("message.html", status=410, title="This order is done", text="There is nothing to pay.")
-            asked = order["asked"]
-            amount = self._next_amount or int(asked["vnp_Amount"])
-            self._next_amount = None
-            order |= {
-                "status": _STATUS.get(code, "02"),
-                "code": code,
-                "amount": str(amount),
-                "number": str(14_000_000 + self._store.count("transaction")) if code in _STATUS else "0",
-                "pay_date": self._now.strftime(DATE),
-            }
-            self._store.put("order", reference, order)
-            query = signed_query(self._merchant.secret, self._result(reference, order))
-            self._courier.enqueue(f"ipn {reference}", query)
-        return RedirectResponse(f"{asked['vnp_ReturnUrl']}?{query}", 303)
+            query = self._end(reference, order, code)
+        return RedirectResponse(f"{order['asked']['vnp_ReturnUrl']}?{query}", 303)
+
+    def _end(self, reference: str, order: Document, code: str) -> str:
+        """Note how an order ended and plan its IPN; answers the signed result."""
+        amount = self._next_amount or int(order["asked"]["vnp_Amount"])
+        self._next_amount = None
+        order |= {
+            "status": _STATUS.get(code, "02"),
+            "code": code,
+            "amount": str(amount),
+            "number": self._new_number() if code in _STATUS else "0",
+            "pay_date": self._now.strftime(DATE),
+        }
+        self._store.put("order", reference, order)
+        query = signed_query(self._merchant.secret, self._result(reference, order))
+        self._courier.enqueue(f"ipn {reference}", query)
+        return query
+
+    def _new_number(self) -> str:
+        return str(14_000_000 + self._store.count("transaction"))
 
     def _result(self, reference: str, order: Document) -> dict[str, str]:
         return {
@@ -146,16 +153,21 @@ class VnpayApi:
         }
 
     async def _transaction(self, request: Request) -> Response:
-        """Querydr and refund: JSON in, signed JSON out; a wrong hash is answered 97."""
-        fields = {name: str(value) for name, value in (await request.json()).items()}
+        """Querydr and refund: JSON in, signed JSON out; a wrong hash is answered 97, what can't be read 03."""
+        try:
+            fields = {name: str(value) for name, value in json.loads(await request.body()).items()}
+        except (ValueError, AttributeError):
+            fields = {}
         command = fields.get("vnp_Command", "")
-        names = _REFUND if command == "refund" else _QUERY
+        names = REFUND if command == "refund" else QUERY
         expected = piped_hash(self._merchant.secret, fields, names)
         with self._store.transaction():
             if not hmac.compare_digest(fields.get(HASH, "").lower().encode(), expected.encode()):
                 answer = {"vnp_ResponseCode": "97", "vnp_Message": "Invalid checksum"}
             elif fields.get("vnp_TmnCode") != self._merchant.tmn_code:
                 answer = {"vnp_ResponseCode": "02", "vnp_Message": "Invalid TmnCode"}
+            elif command not in {"querydr", "refund"} or not is_complete(fields, names):
+                answer = {"vnp_ResponseCode": "03", "vnp_Message": "Invalid format"}
             elif self._store.get("request", fields["vnp_RequestId"]) is not None:
                 answer = {"vnp_ResponseCode": "94", "vnp_Message": "Duplicate request"}
             else:
@@ -167,9 +179,7 @@ class VnpayApi:
             "vnp_TmnCode": self._merchant.tmn_code,
             "vnp_TxnRef": fields.get("vnp_TxnRef", ""),
         }
-        answer[HASH] = piped_hash(
-            self._merchant.secret, answer, _REFUND_ANSWER if command == "refund" else _QUERY_ANSWER
-        )
+        answer[HASH] = piped_hash(self._merchant.secret, answer, REFUND_ANSWER if command == "refund" else QUERY_ANSWER)
         return JSONResponse(answer)
 
     def _query(self, fields: dict[str, str]) -> dict[str, str]:
@@ -211,7 +221,7 @@ class VnpayApi:
             "vnp_Amount": fields["vnp_Amount"],
             "vnp_BankCode": order["asked"].get("vnp_BankCode") or "NCB",
             "vnp_PayDate": self._now.strftime(DATE),
-            "vnp_TransactionNo": str(14_000_000 + self._store.count("transaction")),
+            "vnp_TransactionNo": self._new_number(),
             "vnp_TransactionType": fields["vnp_TransactionType"],
             "vnp_TransactionStatus": "05",
             "vnp_OrderInfo": fields["vnp_OrderInfo"],
@@ -245,6 +255,14 @@ class VnpayApi:
     async def _capture(self, request: Request) -> Response:
         """{"amount": 100}: the next payment brings this in, in dong times 100."""
         self._next_amount = int((await read_json(request))["amount"])
+        return JSONResponse({})
+
+    async def _late_result(self, request: Request) -> Response:
+        """{"code": "00"}: the order ends otherwise after all, with a transaction and an IPN of its own."""
+        code = str((await read_json(request)).get("code", "00"))
+        with self._store.transaction():
+            order = self._require(request.path_params["reference"])
+            self._end(request.path_params["reference"], order, code)
         return JSONResponse({})
 
     async def _reject_refund(self, request: Request) -> Response:
