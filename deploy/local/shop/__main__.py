@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -24,6 +25,7 @@ DEFAULT_PORT = 8092
 _HOST = "127.0.0.1"
 _ACCOUNTS_MAX = 50
 _FIELDS = ("region", "tenant_id", "amount", "currency", "provider", "email", "key")
+Page = Callable[[Request], Awaitable[Response]]
 _PAGES = Environment(loader=PackageLoader("deploy.local.shop", "templates"), autoescape=True, undefined=StrictUndefined)
 
 
@@ -37,8 +39,8 @@ class Shop:
         self._visits = 0
         self._clock = SystemClock()
         self.routes = [
-            Route("/", self.index, methods=["GET"]),
-            Route("/buy", self.buy, methods=["POST"]),
+            Route("/", _patiently(self.index), methods=["GET"]),
+            Route("/buy", _patiently(self.buy), methods=["POST"]),
             Route("/readyz", self.readyz, methods=["GET"]),
         ]
 
@@ -83,6 +85,20 @@ class Shop:
             quote=quote,
         )
         return HTMLResponse(page, status_code=422 if refused else 200)
+
+
+def _patiently(page: Page) -> Page:
+    """A page that says so where payment or balance can't be reached: they may be starting again."""
+
+    async def show(request: Request) -> Response:
+        try:
+            return await page(request)
+        except (httpx.TransportError, httpx.HTTPStatusError):
+            return HTMLResponse(
+                _PAGES.get_template("away.html").render(), status_code=503, headers={"retry-after": "2"}
+            )
+
+    return show
 
 
 def _reason(answer: httpx.Response) -> str:
