@@ -11,6 +11,14 @@ from tests.standins.town import STRIPE_KEY, STRIPE_SECRET, VNPAY_SECRET, Town
 from tests.system.waiting import wait_for
 
 pytestmark = pytest.mark.process
+AGREEMENT = {
+    "threshold_micros": 150_000_000_000,
+    "target_micros": 300_000_000_000,
+    "daily_cap_micros": 1_000_000_000_000,
+    "monthly_cap_micros": 2_000_000_000_000,
+    "consent": "Charge my saved card whenever my balance is low.",
+    "actor": "an@example.com",
+}
 
 
 @pytest.mark.parametrize("provider", ["stripe", "vnpay"])
@@ -218,27 +226,39 @@ def test_a_callback_that_nobody_signed_changes_nothing(town: Town) -> None:
     assert town.state(order) == "pending"
 
 
-def test_a_saved_card_is_charged_as_agreed_once_and_suspended_when_the_bank_asks_for_the_customer(town: Town) -> None:
+def test_a_saved_card_is_charged_as_agreed_once(town: Town) -> None:
     order = town.order("saver", save_card=True)
     town.pay(order)
     town.wait_balance("saver", 100_000)
-    agreement = {
-        "threshold_micros": 150_000_000_000,
-        "target_micros": 300_000_000_000,
-        "daily_cap_micros": 1_000_000_000_000,
-        "monthly_cap_micros": 2_000_000_000_000,
-        "consent": "Charge my saved card whenever my balance is low.",
-        "actor": "an@example.com",
-    }
     url = f"{town.payment}/v1/accounts/vn/saver/auto-top-up"
-    assert town.http.put(url.replace("saver", "nobody"), json=agreement).status_code == 409
-    wait_for(lambda: town.http.put(url, json=agreement).is_success, what="the saved card is known")
+    assert town.http.put(url.replace("saver", "nobody"), json=AGREEMENT).status_code == 409
+    wait_for(lambda: town.http.put(url, json=AGREEMENT).is_success, what="the saved card is known")
     assert town.http.get(url).json()["suspended_reason"] is None
     town.wait_balance("saver", 300_000)
     charged = [item for item in town.truth("stripe") if item["amount"] == 200_000]
     assert len(charged) == 1
     assert town.http.delete(url).status_code == 204
     assert town.http.get(url).status_code == 404
+
+
+def test_automatic_top_up_is_suspended_where_the_bank_asks_for_the_customer(town: Town) -> None:
+    town.pay(town.order("asked", save_card=True), "pay-asking")
+    town.wait_balance("asked", 100_000)
+    url = f"{town.payment}/v1/accounts/vn/asked/auto-top-up"
+    wait_for(lambda: town.http.put(url, json=AGREEMENT).is_success, what="the saved card is known")
+    wait_for(lambda: town.http.get(url).json()["suspended_reason"] is not None, what="the suspension")
+    assert town.http.get(url).json()["suspended_reason"] == "authentication_required"
+    assert town.balance("asked") == 100_000
+    assert town.http.delete(url).status_code == 204
+
+
+def test_money_that_comes_after_a_refusal_is_credited(town: Town) -> None:
+    order = town.order("after-all", provider="vnpay")
+    town.pay(order, "51")
+    town.wait_state(order, "failed")
+    town.control("vnpay", f"/orders/{order['order_id'].replace('-', '')}/result", code="00")
+    town.wait_state(order, "credited")
+    town.wait_balance("after-all", 100_000)
 
 
 def test_at_the_end_provider_orders_ledger_and_events_agree(town: Town) -> None:
