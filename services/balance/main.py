@@ -40,8 +40,8 @@ from shared.topics import CHARGES, PAYMENT_EVENTS, TOPICS
 
 logger = get_logger(__name__)
 
-# Payments come one by one; nobody misses a tenth of a second, and a poll of fifty costs little more than one of five.
-LINGER_SECONDS = 0.1
+# Payments come one by one: a poll of a hundred costs little more than one of ten, and a third of a second is soon over.
+LINGER_SECONDS = 0.3
 
 MIGRATIONS = (SHARED_MIGRATIONS, Path(__file__).parent / "migrations")
 

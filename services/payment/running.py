@@ -30,8 +30,8 @@ from shared.topics import ACCOUNT_EVENTS, TOPICS
 # The relay and the consumer have connections of their own, so that a flood of webhooks takes none of them.
 LOOP_CONNECTIONS = 4
 # Webhooks come one by one: looking for each at once would cost more than all the rest.
-RELAY_LINGER_SECONDS = 0.05
-CREDITS_LINGER_SECONDS = 0.1
+RELAY_LINGER_SECONDS = 0.2
+CREDITS_LINGER_SECONDS = 0.3
 
 
 @dataclass(frozen=True, slots=True)
