@@ -61,31 +61,38 @@ async def insert_messages(connection: Connection, rows: Sequence[tuple[int, Mess
 
 async def append_messages(connection: Connection, messages: Iterable[Message], now_us: int) -> None:
     """Append messages in the order given per stream, taking their streams' heads in ascending order."""
-    by_stream: dict[int, list[Message]] = {}
+    counts: dict[int, int] = {}
+    rows: list[tuple[int, Message]] = []
     for message in messages:
-        by_stream.setdefault(message.stream, []).append(message)
-    for stream in sorted(by_stream):
-        batch = by_stream[stream]
-        await connection.execute(
-            """
-            with cursor_row as (insert into outbox_cursor (stream) values ($1) on conflict do nothing),
-            head as (
-              insert into outbox_head (stream, seq) values ($1, $2)
-              on conflict (stream) do update set seq = outbox_head.seq + excluded.seq returning seq
-            )
-            insert into outbox (day, stream, seq, topic, key, value, content_type)
-            select $3, $1, head.seq - $2 + m.number, m.topic, m.key, m.value, m.content_type
-            from head, unnest($4::text[], $5::bytea[], $6::bytea[], $7::text[])
-              with ordinality m(topic, key, value, content_type, number)
-            """,
-            stream,
-            len(batch),
-            day_of(now_us),
-            [message.topic for message in batch],
-            [message.key for message in batch],
-            [message.value for message in batch],
-            [message.content_type for message in batch],
+        counts[message.stream] = counts.get(message.stream, 0) + 1
+        rows.append((counts[message.stream], message))
+    if not rows:
+        return
+    streams = sorted(counts)
+    await connection.execute(
+        """
+        with cursor_row as (insert into outbox_cursor (stream) select unnest($1::int[]) on conflict do nothing),
+        head as (
+          insert into outbox_head (stream, seq)
+          select * from unnest($1::int[], $2::bigint[]) h(stream, count) order by stream
+          on conflict (stream) do update set seq = outbox_head.seq + excluded.seq returning stream, seq
         )
+        insert into outbox (day, stream, seq, topic, key, value, content_type)
+        select $3, m.stream, head.seq - c.count + m.number, m.topic, m.key, m.value, m.content_type
+        from unnest($4::int[], $5::bigint[], $6::text[], $7::bytea[], $8::bytea[], $9::text[])
+          m(stream, number, topic, key, value, content_type)
+        join head using (stream) join unnest($1::int[], $2::bigint[]) c(stream, count) using (stream)
+        """,
+        streams,
+        [counts[stream] for stream in streams],
+        day_of(now_us),
+        [message.stream for _, message in rows],
+        [number for number, _ in rows],
+        [message.topic for _, message in rows],
+        [message.key for _, message in rows],
+        [message.value for _, message in rows],
+        [message.content_type for _, message in rows],
+    )
 
 
 class Relay:
