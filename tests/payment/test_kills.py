@@ -39,6 +39,13 @@ WEBHOOK = {
     "in the middle of the acknowledgement": Kill("services.payment.app.credits:Credits.credit", "after"),
 }
 
+BALANCE = {
+    "in the middle of posting": Kill("services.balance.app.payments:insert_facts"),
+    "posted, before the commit": Kill("services.balance.app.payments:PaymentPoster.apply", "after"),
+    "between commit and the broker": Kill("shared.outbox:Relay._send"),
+    "between the broker's acknowledgement and the mark": Kill("shared.outbox:Relay._mark"),
+}
+
 
 class PaymentCluster(Cluster):
     launcher = "tests.payment.launch"
@@ -116,6 +123,20 @@ def test_payment_is_killed_anywhere(cluster: PaymentCluster) -> None:
         # The provider sends again what was not answered, and once more for good measure.
         for _ in range(2):
             assert cluster.webhook(f"evt_w{number}", order_id, f"stripe:pi_w{number}") == "applied"
+    check_all_credited_once(cluster, len(orders))
+
+
+def test_balance_is_killed_anywhere(cluster: PaymentCluster) -> None:
+    """Payments wait for balance: what it had not committed is posted afterwards, and what it had, only once."""
+    orders = [cluster.order(f"balance-{number}")["order_id"] for number in range(len(BALANCE))]
+    # What the registrations told must be out, or the relay's points are reached before a payment is.
+    wait_for(lambda: not cluster.status("balance")["unpublished"], what="balance has told of its account")
+    cluster.stop("balance")
+    for number, (order_id, kill) in enumerate(zip(orders, BALANCE.values(), strict=True)):
+        assert cluster.webhook(f"evt_b{number}", order_id, f"stripe:pi_b{number}") == "applied"
+        cluster.start("balance", kill, wait=False)
+        cluster.wait_killed("balance")
+    cluster.start("balance")
     check_all_credited_once(cluster, len(orders))
 
 
