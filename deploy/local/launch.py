@@ -172,11 +172,9 @@ class Launch:
             "Ctrl-C stops it; its data stays. `.venv/bin/tollkeeper status` in another terminal shows it."
         )
         if self._demo:
-            self._supervisor.start_demo(
-                ManagedProcess(
-                    "demo", [sys.executable, "-m", "deploy.local.demo"], log=None, environment=self._environment
-                )
-            )
+            environment = self._environment | {"TOLLKEEPER_SUPERVISOR_PID": str(os.getpid())}
+            command = [sys.executable, "-m", "deploy.local.demo"]
+            self._supervisor.start_demo(ManagedProcess("demo", command, log=None, environment=environment))
 
     def _stop(self) -> None:
         self._state.phase = "stopping"

@@ -7,15 +7,15 @@ import pytest
 
 pytestmark = pytest.mark.process
 _CHILD = """
-import asyncio
+import asyncio, sys
 from deploy.local.demo.__main__ import wait_for_orphanage
 print("plays", flush=True)
-asyncio.run(wait_for_orphanage())
+asyncio.run(wait_for_orphanage(int(sys.argv[1])))
 print("ends", flush=True)
 """
 _PARENT = f"""
-import subprocess, sys, time
-subprocess.Popen([sys.executable, "-c", {_CHILD!r}])
+import os, subprocess, sys, time
+subprocess.Popen([sys.executable, "-c", {_CHILD!r}, str(os.getpid())])
 time.sleep(600)
 """
 

@@ -15,6 +15,7 @@ from shared.kafka import describe_topics, open_producer
 from shared.topics import ACCOUNT_EVENTS, COMMANDS, ENFORCEMENT_EVENTS
 
 ORPHAN_CHECK_SECONDS = 0.5
+SUPERVISOR_PID = "TOLLKEEPER_SUPERVISOR_PID"
 _HEARD = (COMMANDS, ACCOUNT_EVENTS, ENFORCEMENT_EVENTS)
 
 
@@ -27,10 +28,12 @@ async def _listen(consumer: AIOKafkaConsumer, platform: Platform, story: Story, 
             story.hear(event)
 
 
-async def wait_for_orphanage() -> None:
-    """Return when the supervisor that started this process is dead: nobody else would end the demo then."""
-    supervisor = os.getppid()
-    while os.getppid() == supervisor:
+async def wait_for_orphanage(supervisor_pid: int) -> None:
+    """Return when the supervisor that started this process is dead: nobody else would end the demo then.
+
+    It says its own pid: asked only here, it may have died before.
+    """
+    while os.getppid() == supervisor_pid:
         await asyncio.sleep(ORPHAN_CHECK_SECONDS)
 
 
@@ -53,7 +56,7 @@ async def _play() -> None:
             platform = Platform(producer, prefix, clock, run_name)
             story = Story(platform, metering, balance, clock, run_name)
             listening = asyncio.create_task(_listen(consumer, platform, story, prefix))
-            orphaned = asyncio.create_task(wait_for_orphanage())
+            orphaned = asyncio.create_task(wait_for_orphanage(int(os.environ[SUPERVISOR_PID])))
             playing = asyncio.create_task(story.play())
             try:
                 await asyncio.wait({playing, orphaned}, return_when=asyncio.FIRST_COMPLETED)
