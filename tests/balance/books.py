@@ -1,6 +1,6 @@
 """Balance's use cases wired to a database, with a clock that stands, for tests without Kafka."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import asyncpg
@@ -151,11 +151,6 @@ class Books:
                 await connection.execute(statement)
         finally:
             await connection.close()
-
-
-def count_calls(call: Callable[[], None], times: int) -> None:
-    for _ in range(times):
-        call()
 
 
 __all__: Sequence[str] = ["GRACE_US", "PERMIT_US", "START_US", "Books", "make_settings"]

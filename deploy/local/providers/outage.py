@@ -24,13 +24,8 @@ class Outage:
     def is_on(self) -> bool:
         return time.monotonic() < max(self._until, self._refuse_until)
 
-    @property
-    def refuses(self) -> bool:
-        return time.monotonic() < self._refuse_until
-
     def is_refusing(self) -> bool:
-        """As `refuses`, asked anew."""
-        return self.refuses
+        return time.monotonic() < self._refuse_until
 
     def begin(self, seconds: float, *, refuse: bool) -> None:
         if not refuse:
@@ -69,7 +64,7 @@ class _Server(uvicorn.Server):
 async def serve_with_outages(app: ASGIApp, outage: Outage, host: str, port: int) -> None:
     """Serve until cancelled. While the outage refuses, the listener is closed and connections are refused."""
     while True:
-        while outage.refuses:
+        while outage.is_refusing():
             await asyncio.sleep(_POLL_SECONDS)
         config = uvicorn.Config(
             app, host=host, port=port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2

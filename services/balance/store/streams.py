@@ -49,12 +49,6 @@ async def stop_stream(connection: Connection, shard: int, reason: str, now_us: i
     )
 
 
-async def resume_stream(connection: Connection, shard: int) -> None:
-    await connection.execute(
-        "update charge_stream set stopped_reason = null, stopped_at = null where shard = $1", shard
-    )
-
-
 async def insert_waiting(connection: Connection, arrivals: Sequence[Arrival], now_us: int) -> None:
     await connection.execute(
         """
