@@ -24,8 +24,8 @@ $(STAMP):
 run: setup ## start the stack and the demo (DEMO=0: without the demo)
 	@exec $(BIN)/tollkeeper up $(if $(filter 0,$(DEMO)),--no-demo)
 
-test: setup ## run all tests
-	$(BIN)/pytest
+test: setup ## run all tests, by two workers with servers of their own
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --durations 25
 
 lint: setup ## style, format, and who may import whom
 	$(BIN)/ruff check

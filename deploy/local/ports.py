@@ -1,19 +1,44 @@
 """TCP ports of the loopback interface: free ones, taken ones, and by whom."""
 
+import itertools
+import os
 import socket
+from collections.abc import Iterator
 
 import psutil
 
 from deploy.local.faults import StackError
 
 LOOPBACK = "127.0.0.1"
+# Below the ports that systems give to outgoing connections: one of those could take a port before its server does.
+_FIRST, _END, _BLOCK = 20_000, 32_000, 200
 
 
 def find_free_port() -> int:
-    """A port that nobody listens on at the moment; it stays free only until somebody takes it."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-        listener.bind((LOOPBACK, 0))
-        return int(listener.getsockname()[1])
+    """A port that nobody listens on, and that no other process gets from here while this one lives.
+
+    It comes again only after all others of the process's block. Raises StackError when they are all in use.
+    """
+    for port in itertools.islice(_own_ports, _BLOCK):
+        if not is_taken(port):
+            return port
+    raise StackError(f"no port is free in a block of {_BLOCK} between {_FIRST} and {_END}: stop what listens there")
+
+
+def _hold_block() -> Iterator[int]:
+    """The ports, in turn and for ever, of a block that this process holds by binding its first one until it ends."""
+    blocks = range(_FIRST, _END, _BLOCK)
+    for attempt in range(len(blocks)):
+        start = blocks[(os.getpid() + attempt) % len(blocks)]
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as claim:
+            try:
+                claim.bind((LOOPBACK, start))
+            except OSError:
+                continue
+            yield from itertools.cycle(range(start + 1, start + _BLOCK))
+
+
+_own_ports = _hold_block()
 
 
 def is_taken(port: int, host: str = LOOPBACK) -> bool:

@@ -1,8 +1,13 @@
 """What is missing or in the way on a machine is told in words that say what to do."""
 
+import json
 import shutil
 import socket
+import subprocess
+import sys
+from contextlib import ExitStack
 from pathlib import Path
+from subprocess import PIPE
 from types import SimpleNamespace
 
 import pytest
@@ -28,6 +33,21 @@ def test_port_in_use_names_the_port_the_holder_and_the_setting() -> None:
 
 def test_a_free_port_is_free() -> None:
     require_free(find_free_port(), purpose="Kafka", setting="TOLLKEEPER_KAFKA_PORT")
+
+
+def test_processes_that_run_at_once_never_get_the_same_port() -> None:
+    program = (
+        "from deploy.local.ports import find_free_port as f; print([f() for _ in range(150)], flush=True); input()"
+    )
+    with ExitStack() as stack:
+        others = [
+            stack.enter_context(subprocess.Popen([sys.executable, "-c", program], stdin=PIPE, stdout=PIPE, text=True))
+            for _ in range(3)
+        ]
+        ports = [port for other in others for port in json.loads(other.stdout.readline())]  # type: ignore[union-attr]  # piped above
+        for other in others:
+            other.communicate("\n")
+    assert len(set(ports)) == 3 * 150
 
 
 @pytest.mark.parametrize("text", ["0", "65536", "-1", "80a", "٨٠", "1.5"])
@@ -103,14 +123,15 @@ def test_a_copy_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     with pytest.raises(StackError, match="no route to the repository"):
         provide_jars(cache)
-    assert list(cache.iterdir()) == []
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == []
 
 
 def test_an_interrupted_copy_is_never_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     programs, cache = tmp_path / "bin", tmp_path / "cache"
     programs.mkdir()
-    half = cache / f"kafka-{kafka_version()}.partial-1"
+    half = cache / f"kafka-{kafka_version()}.partial"
     half.mkdir(parents=True)
+    (half / "half.jar").touch()
     script = (
         'for a; do case "$a" in -DoutputDirectory=*) d="${a#*=}";; esac; done; mkdir -p "$d"; : > "$d/kafka_2.13.jar"'
     )
@@ -118,7 +139,7 @@ def test_an_interrupted_copy_is_never_used(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     jars = provide_jars(cache)
     assert [jar.name for jar in jars.iterdir()] == ["kafka_2.13.jar"]
-    assert half.exists()
+    assert not half.exists()
 
 
 def _write_program(path: Path, body: str) -> None:

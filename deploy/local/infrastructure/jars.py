@@ -1,6 +1,6 @@
 """Kafka's jars: copied once by Maven into a cache."""
 
-import os
+import fcntl
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
@@ -31,6 +31,7 @@ def provide_jars(cache: Path) -> Path:
     """The folder with Kafka's jars, copied there now if it was not yet.
 
     Maven copies into a folder of another name, which is renamed when it is whole: an interrupted copy is never used.
+    One process copies at a time (Maven's own repository does not bear two writers); the others wait for it.
     """
     jars = _folder(cache)
     if jars.exists():
@@ -44,15 +45,13 @@ def provide_jars(cache: Path) -> Path:
         )
     cache.mkdir(parents=True, exist_ok=True)
     require_space(cache)
-    partial = cache / f"{jars.name}.partial-{os.getpid()}"
-    _copy(maven, partial)
-    try:
-        partial.rename(jars)
-    except OSError:
-        # Another process was quicker; its copy is whole, because it was renamed too.
+    with (cache / f"{jars.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not jars.exists():
-            raise
-        shutil.rmtree(partial)
+            partial = cache / f"{jars.name}.partial"
+            shutil.rmtree(partial, ignore_errors=True)
+            _copy(maven, partial)
+            partial.rename(jars)
     return jars
 
 
