@@ -4,15 +4,12 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from shared.db import ensure_partitions, transaction
 from tests.conftest import MakeDatabase
-from tests.payment.shop import START_US, Shop, open_shop
+from tests.payment.shop import Shop, open_shop
 
 
 @pytest.fixture
 async def shop(make_database: MakeDatabase) -> AsyncIterator[Shop]:
     _, app_url = await make_database("payment")
     async with open_shop(app_url) as opened:
-        async with transaction(opened.service.pool) as connection:
-            await ensure_partitions(connection, "outbox", START_US)
         yield opened

@@ -21,7 +21,7 @@ from services.payment.settings import PaymentSettings
 from services.payment.store.orders import StoredOrder
 from shared.clock import FixedClock
 from shared.consumer import Poll
-from shared.db import open_pool, transaction
+from shared.db import ensure_partitions, open_pool, transaction
 from shared.kafka import Record
 from shared.settings import Region, SharedSettings
 from shared.topics import ACCOUNT_EVENTS
@@ -139,6 +139,8 @@ async def open_shop(app_url: str, **settings: Any) -> AsyncIterator[Shop]:
     stripe, vnpay = FakeProvider("stripe"), FakeProvider("vnpay")
     transport = httpx.ASGITransport(balance.api)
     try:
+        async with transaction(pool) as connection:
+            await ensure_partitions(connection, "outbox", START_US)
         async with httpx.AsyncClient(transport=transport, base_url="http://balance") as client:
             own = PaymentSettings(database_url=app_url, **settings)
             service = wire_service(

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from services.payment.app import facts as facts_module
-from services.payment.app.inbox import Inbox, Received
+from services.payment.app.inbox import Inbox, Received, _Item
 from services.payment.app.refunds import RefundWish
 from services.payment.app.topups import TopUpRequest, TopUps
 from services.payment.rules import currencies, reversals
 from services.payment.rules.facts import Disputed, Money, Refunded
 from services.payment.rules.orders import decide_paid
-from services.payment.store.inbox import finish_event, lock_event
+from services.payment.store.inbox import Callback, lock_events
 from services.payment.store.orders import StoredOrder
 from shared.db import transaction
 from shared.errors import TransientFault
@@ -94,12 +94,13 @@ def dedupe_before_effect(patch: pytest.MonkeyPatch) -> None:
 
     async def receive(inbox: Any, provider: Any, notice: Any, body: bytes) -> Received:
         async with transaction(inbox._pool) as connection:
-            arrival = await lock_event(connection, provider, notice.event_id, notice.type, body, [], 0)
+            callback = Callback(provider, notice.event_id, notice.type, body)
+            (arrival,) = await lock_events(connection, [callback], [], 0)
             if arrival.outcome is not None:
                 return Received(arrival.outcome, repeated=True)
-            await finish_event(connection, provider, notice.event_id, "applied", 0)
         async with transaction(inbox._pool) as connection:
-            return Received(await inbox._apply(connection, provider, notice, may_wait=True))
+            (outcome,) = await inbox._apply(connection, [_Item(provider, notice, body)], [True])
+            return Received(outcome)
 
     patch.setattr(Inbox, "receive", receive)
 

@@ -1,6 +1,6 @@
 """The one way by which anything that a provider says takes effect: `apply_facts`, in the caller's transaction.
 
-Lock order: inbox event, payments (by id, ascending, also those without a row), orders, outbox heads.
+Lock order: inbox events, payments (by id, also those without a row), orders, outbox heads; ascending within each.
 """
 
 from collections.abc import Sequence
@@ -13,13 +13,21 @@ from services.payment.rules.facts import Attempted, Declined, Expired, Fact, Pai
 from services.payment.rules.orders import decide_order_fact, decide_paid, follow_uncredited, settle_credit
 from services.payment.rules.reversals import Payment, decide_reversal, derive_state
 from services.payment.store.early import insert_early_fact, take_early_facts
-from services.payment.store.orders import Change, StoredOrder, lock_order, lock_order_of_payment, update_order
+from services.payment.store.orders import (
+    Change,
+    OrderOfPayment,
+    StoredOrder,
+    lock_order,
+    lock_orders_of_payments,
+    update_orders,
+)
 from services.payment.store.payments import (
     Holder,
+    NewPayment,
     StoredPayment,
     complete_payment,
     credit_payment,
-    insert_payment,
+    insert_payments,
     load_payment,
     lock_payment_ids,
     upsert_dispute,
@@ -42,6 +50,15 @@ class Cause:
     name: str
 
 
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """Facts told at once. With `wait_for_order`, one of an order that is not known is "unknown" and nothing is done."""
+
+    facts: Sequence[Fact]
+    cause: Cause
+    wait_for_order: bool = False
+
+
 def payment_ids_of(facts: Sequence[Fact]) -> list[str]:
     """The payments that facts are about, to be locked before anything is read."""
     return [fact.payment_id for fact in facts if isinstance(fact, Paid | PaymentFact)]
@@ -54,31 +71,21 @@ class FactApplier:
         self._clock = clock
         self._shards = shards
 
-    async def apply_facts(
-        self,
-        connection: Connection,
-        facts: Sequence[Fact],
-        cause: Cause,
-        *,
-        wait_for_order: bool = False,
-        locked: bool = False,
-    ) -> Outcome:
-        """Apply facts, each once however often it is told; answer what became of them.
+    async def apply_facts(self, connection: Connection, facts: Sequence[Fact], cause: Cause) -> Outcome:
+        """Apply facts, each once however often it is told; answer what became of them."""
+        await lock_payment_ids(connection, payment_ids_of(facts))
+        (outcome,) = await self.apply_tellings(connection, [Telling(facts, cause)])
+        return outcome
 
-        With `wait_for_order`, a fact of an order that is not known answers "unknown" and nothing is applied. `locked`:
-        the caller holds the ids of `payment_ids_of(facts)` already.
+    async def apply_tellings(self, connection: Connection, tellings: Sequence[Telling]) -> list[Outcome]:
+        """Apply what was told, and answer what became of each telling; the caller holds the ids of all payments.
+
+        Where there are several, each is one success or nothing, and no two are about one order or payment.
         """
-        if not locked:
-            await lock_payment_ids(connection, payment_ids_of(facts))
-        work = _Work(connection, cause, self._clock.now_us(), self._shards, wait_for_order=wait_for_order)
-        outcomes: set[Outcome] = set()
-        for fact in facts:
-            outcome = await work.apply(fact)
-            if outcome == "unknown" and wait_for_order:
-                return outcome
-            outcomes.add(outcome)
+        work = _Work(connection, self._clock.now_us(), self._shards)
+        outcomes = await work.apply_all(tellings)
         await append_messages(connection, work.messages, work.now_us)
-        return next((outcome for outcome in _WEIGHT if outcome in outcomes), "ignored")
+        return outcomes
 
     async def credit_kept(
         self,
@@ -95,70 +102,112 @@ class FactApplier:
             None if order is None else order.order, payment.payment_id, payment.paid, credit_micros
         )
         await credit_payment(connection, payment.payment_id, holder, credit_micros)
-        work = _Work(connection, cause, self._clock.now_us(), self._shards, wait_for_order=False)
+        work = _Work(connection, self._clock.now_us(), self._shards)
         if order is not None:
-            await work.save_order(order, decision)
+            await work.save_order(order, decision, cause.name)
         account = Account(holder.region, holder.tenant_id, stored.provider, holder.account_currency, stored.order_id)
         work.tell(account, decision.told)
         await append_messages(connection, work.messages, work.now_us)
 
     async def change_order(self, connection: Connection, order: StoredOrder, decision: Decision, cause: Cause) -> None:
         """Save what was decided of a locked order otherwise, and tell it."""
-        work = _Work(connection, cause, self._clock.now_us(), self._shards, wait_for_order=False)
-        await work.save_order(order, decision)
+        work = _Work(connection, self._clock.now_us(), self._shards)
+        await work.save_order(order, decision, cause.name)
         work.tell(_account_of(order), decision.told)
         await append_messages(connection, work.messages, work.now_us)
 
 
-class _Work:
-    """One application of facts: its connection, instant, cause, and the messages so far."""
+@dataclass(frozen=True, slots=True)
+class _Success:
+    """A success with its cause, what was found for it, and what is decided of it."""
 
-    def __init__(self, connection: Connection, cause: Cause, now_us: int, shards: int, *, wait_for_order: bool) -> None:
+    fact: Paid
+    cause: Cause
+    found: OrderOfPayment
+    decision: Decision
+
+    @property
+    def order_id(self) -> str | None:
+        return None if self.found.order is None else self.found.order.order_id
+
+    @property
+    def payment(self) -> NewPayment:
+        assert self.decision.capture is not None, "only what is captured has a row"
+        order = self.found.order
+        holder = None if order is None else Holder(order.region, order.tenant_id, order.account_currency)
+        return NewPayment(self.fact, self.cause.provider, self.order_id, holder, self.decision.capture.credit_micros)
+
+
+class _Work:
+    """One application of what was told: its connection, instant, and the messages so far."""
+
+    def __init__(self, connection: Connection, now_us: int, shards: int) -> None:
         self._connection = connection
-        self._cause = cause
         self._shards = shards
-        self._wait_for_order = wait_for_order
         self.now_us = now_us
         self.messages: list[Message] = []
 
-    async def apply(self, fact: Fact) -> Outcome:
+    async def apply_all(self, tellings: Sequence[Telling]) -> list[Outcome]:
+        if len(tellings) == 1:
+            return [await self._apply(tellings[0])]
+        successes = {
+            number: (fact, telling)
+            for number, telling in enumerate(tellings)
+            for fact in telling.facts
+            if isinstance(fact, Paid)
+        }
+        outcomes = dict(zip(successes, await self._apply_successes(list(successes.values())), strict=True))
+        return [outcomes.get(number, "ignored") for number in range(len(tellings))]
+
+    async def _apply(self, telling: Telling) -> Outcome:
+        outcomes: set[Outcome] = set()
+        for fact in telling.facts:
+            outcome = await self._apply_fact(fact, telling)
+            if outcome == "unknown" and telling.wait_for_order:
+                return outcome
+            outcomes.add(outcome)
+        return next((outcome for outcome in _WEIGHT if outcome in outcomes), "ignored")
+
+    async def _apply_fact(self, fact: Fact, telling: Telling) -> Outcome:
         if isinstance(fact, Paid):
-            return await self._apply_paid(fact)
+            (outcome,) = await self._apply_successes([(fact, telling)])
+            return outcome
         if isinstance(fact, PaymentFact):
-            return await self._apply_reversal(fact, self._cause.name)
+            return await self._apply_reversal(fact, telling.cause.name)
         order = await lock_order(self._connection, fact.order_id)
         if order is None:
-            return await self._queue_unknown(fact)
+            return await self._queue_unknown(fact, wait_for_order=telling.wait_for_order)
         decision = decide_order_fact(order.order, fact)
-        await self.save_order(order, decision)
+        await self.save_order(order, decision, telling.cause.name)
         self.tell(_account_of(order), decision.told)
         return decision.outcome
 
-    async def _apply_paid(self, fact: Paid) -> Outcome:
-        found = await lock_order_of_payment(self._connection, fact.order_id, fact.payment_id)
-        order = found.order
-        if order is None and not found.payment_known and self._wait_for_order:
-            return "unknown"
-        decision = decide_paid(None if order is None else order.order, fact, known=found.payment_known)
-        if decision.capture is None:
-            await complete_payment(self._connection, fact)
-            return decision.outcome
-        provider = self._cause.provider
-        holder = None if order is None else Holder(order.region, order.tenant_id, order.account_currency)
-        credit_micros = decision.capture.credit_micros
-        order_id = None if order is None else order.order_id
-        await insert_payment(self._connection, fact, provider, order_id, holder, credit_micros, self.now_us)
-        await insert_items(self._connection, decision.queued, order_id, self.now_us)
-        if order is not None:
-            await self.save_order(order, decision)
-            self.tell(_account_of(order), decision.told)
-        if found.has_early_facts:
-            for early, cause in await take_early_facts(self._connection, fact.payment_id):
-                await self._apply_reversal(early, f"{cause}, kept until {self._cause.name}")
-        return decision.outcome
+    async def _apply_successes(self, successes: Sequence[tuple[Paid, Telling]]) -> list[Outcome]:
+        """Apply successes of different orders and payments, in as few statements as one."""
+        named = [(fact.order_id, fact.payment_id) for fact, _ in successes]
+        found = await lock_orders_of_payments(self._connection, named)
+        decided = [_decide(fact, telling, of) for (fact, telling), of in zip(successes, found, strict=True)]
+        for item in decided:
+            if item.found.payment_known:
+                await complete_payment(self._connection, item.fact)
+        captured = [item for item in decided if item.decision.capture is not None]
+        await insert_payments(self._connection, [item.payment for item in captured], self.now_us)
+        for item in captured:
+            await insert_items(self._connection, item.decision.queued, item.order_id, self.now_us)
+        await self._save_orders(
+            [(item.found.order, item.decision, item.cause.name) for item in captured if item.found.order is not None]
+        )
+        for item in captured:
+            if item.found.order is not None:
+                self.tell(_account_of(item.found.order), item.decision.told)
+        for item in captured:
+            if item.found.has_early_facts:
+                for early, cause in await take_early_facts(self._connection, item.fact.payment_id):
+                    await self._apply_reversal(early, f"{cause}, kept until {item.cause.name}")
+        return [item.decision.outcome for item in decided]
 
-    async def _queue_unknown(self, fact: Attempted | Declined | Expired) -> Outcome:
-        if not self._wait_for_order:
+    async def _queue_unknown(self, fact: Attempted | Declined | Expired, *, wait_for_order: bool) -> Outcome:
+        if not wait_for_order:
             detail = f"{type(fact).__name__} for the order {fact.order_id}, which is not known here"
             item = Queued("unknown-order", f"{fact.order_id}/{type(fact).__name__}", None, None, detail)
             await insert_items(self._connection, [item], None, self.now_us)
@@ -203,23 +252,41 @@ class _Work:
         await self.save_order(order, decision, cause)
         self.tell(_account_of(order), decision.told)
 
-    async def save_order(self, order: StoredOrder, decision: Decision, cause: str | None = None) -> None:
+    async def save_order(self, order: StoredOrder, decision: Decision, cause: str) -> None:
         """Save what a decision changes of its locked order."""
-        capture = decision.capture
-        is_main = capture is not None and capture.credit_micros is not None and decision.state == "paid"
-        told = order.failure_told or any(isinstance(item, OrderFailed) for item in decision.told)
-        change = Change(
-            decision.state or order.state,
-            order.attempted or decision.attempted,
-            told,
-            capture.payment_id if is_main and capture is not None else order.payment_id,
-        )
-        if change == Change(order.state, order.attempted, order.failure_told, order.payment_id):
-            return
-        await update_order(self._connection, order, change, cause or self._cause.name, self.now_us)
+        await self._save_orders([(order, decision, cause)])
+
+    async def _save_orders(self, decided: Sequence[tuple[StoredOrder, Decision, str]]) -> None:
+        changes = [(order, _change(order, decision), cause) for order, decision, cause in decided]
+        changed = [
+            (order, change, cause)
+            for order, change, cause in changes
+            if change != Change(order.state, order.attempted, order.failure_told, order.payment_id)
+        ]
+        await update_orders(self._connection, changed, self.now_us)
 
     def tell(self, account: Account, told: Sequence[Told]) -> None:
         self.messages += [payment_message(account, item, self.now_us, self._shards) for item in told]
+
+
+def _decide(fact: Paid, telling: Telling, found: OrderOfPayment) -> _Success:
+    order = found.order
+    if order is None and not found.payment_known and telling.wait_for_order:
+        return _Success(fact, telling.cause, found, Decision("unknown"))
+    decision = decide_paid(None if order is None else order.order, fact, known=found.payment_known)
+    return _Success(fact, telling.cause, found, decision)
+
+
+def _change(order: StoredOrder, decision: Decision) -> Change:
+    """How an order stands after a decision."""
+    capture = decision.capture
+    is_main = capture is not None and capture.credit_micros is not None and decision.state == "paid"
+    return Change(
+        decision.state or order.state,
+        order.attempted or decision.attempted,
+        order.failure_told or any(isinstance(item, OrderFailed) for item in decision.told),
+        capture.payment_id if is_main and capture is not None else order.payment_id,
+    )
 
 
 def _account_of(order: StoredOrder) -> Account:

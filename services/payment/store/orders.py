@@ -1,5 +1,6 @@
 """Orders and their transitions."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
 
@@ -99,19 +100,30 @@ class OrderOfPayment:
     has_early_facts: bool
 
 
-async def lock_order_of_payment(connection: Connection, order_id: str | None, payment_id: str) -> OrderOfPayment:
-    """Everything that a success is decided by, at once; the caller holds the payment's id."""
-    known = """
-        exists (select from payment where payment_id = $2), exists (select from early_fact where payment_id = $2)
+async def lock_orders_of_payments(
+    connection: Connection, named: Sequence[tuple[str | None, str]]
+) -> list[OrderOfPayment]:
+    """Everything that successes are decided by, for pairs of order and payment; the caller holds the payments' ids.
+
+    Orders are locked in ascending order, so that nobody waits for one another in a circle.
     """
-    query = f"select {_COLUMNS}, {known} from payment_order where order_id = $1 for update"  # noqa: S608 - constants
-    row = await connection.fetchrow(query, order_id, payment_id)
-    if row is not None:
-        *columns, payment_known, has_early_facts = row
-        return OrderOfPayment(StoredOrder(*columns), payment_known, has_early_facts)
-    row = await connection.fetchrow(f"select $1::text, {known}", None, payment_id)
-    assert row is not None, "a select without a table answers a row"
-    return OrderOfPayment(None, row[1], row[2])
+    rows = await connection.fetch(
+        f"""
+        with locked as materialized (
+          select {_COLUMNS} from payment_order where order_id = any($1::text[]) order by order_id for update
+        )
+        select locked.*, exists (select from payment p where p.payment_id = n.payment_id),
+          exists (select from early_fact f where f.payment_id = n.payment_id)
+        from unnest($1::text[], $2::text[]) with ordinality n(order_id, payment_id, number)
+        left join locked using (order_id) order by n.number
+        """,  # noqa: S608 - constants
+        [order_id for order_id, _ in named],
+        [payment_id for _, payment_id in named],
+    )
+    return [
+        OrderOfPayment(None if columns[0] is None else StoredOrder(*columns), payment_known, has_early_facts)
+        for *columns, payment_known, has_early_facts in rows
+    ]
 
 
 async def insert_order(connection: Connection, order: NewOrder) -> bool:
@@ -134,25 +146,32 @@ class Change:
     payment_id: str | None
 
 
-async def update_order(connection: Connection, order: StoredOrder, change: Change, cause: str, now_us: int) -> None:
-    """Save a locked order; a change of state becomes a transition with its cause."""
+async def update_orders(
+    connection: Connection, changes: Sequence[tuple[StoredOrder, Change, str]], now_us: int
+) -> None:
+    """Save locked orders, each with the cause; a change of state becomes a transition that names it."""
+    if not changes:
+        return
     await connection.execute(
         """
         with changed as (
-          update payment_order set state = $2, attempted = $3, failure_told = $4, payment_id = $5,
-            transitions = transitions + (state <> $2)::int
-          where order_id = $1 returning order_id, transitions
+          update payment_order o set state = c.state, attempted = c.attempted, failure_told = c.failure_told,
+            payment_id = c.payment_id, transitions = o.transitions + (o.state <> c.state)::int
+          from unnest($1::text[], $2::text[], $3::text[], $4::bool[], $5::bool[], $6::text[], $7::text[])
+            c(order_id, from_state, state, attempted, failure_told, payment_id, cause)
+          where o.order_id = c.order_id
+          returning o.order_id, o.transitions, c.from_state, c.state, c.cause
         )
         insert into order_transition (order_id, number, from_state, to_state, cause, at)
-        select order_id, transitions, $6, $2, $7, $8 from changed where $6 <> $2
+        select order_id, transitions, from_state, state, cause, $8 from changed where from_state <> state
         """,
-        order.order_id,
-        change.state,
-        change.attempted,
-        change.failure_told,
-        change.payment_id,
-        order.state,
-        cause,
+        [order.order_id for order, _, _ in changes],
+        [order.state for order, _, _ in changes],
+        [change.state for _, change, _ in changes],
+        [change.attempted for _, change, _ in changes],
+        [change.failure_told for _, change, _ in changes],
+        [change.payment_id for _, change, _ in changes],
+        [cause for _, _, cause in changes],
         now_us,
     )
 

@@ -74,36 +74,50 @@ class Holder:
     account_currency: str
 
 
-async def insert_payment(
-    connection: Connection,
-    fact: Paid,
-    provider: ProviderName,
-    order_id: str | None,
-    holder: Holder | None,
-    credit_micros: int | None,
-    now_us: int,
-) -> None:
-    """Keep a payment as captured; `credit_micros` None: nothing is credited for it yet."""
-    card = fact.saved_card
-    payer = fact.payer
+@dataclass(frozen=True, slots=True)
+class NewPayment:
+    """A payment as captured; `credit_micros` None: nothing is credited for it yet."""
+
+    fact: Paid
+    provider: ProviderName
+    order_id: str | None
+    holder: Holder | None
+    credit_micros: int | None
+
+
+async def insert_payments(connection: Connection, payments: Sequence[NewPayment], now_us: int) -> None:
+    """Keep payments that have no rows yet."""
+    if not payments:
+        return
+    columns = zip(*(_columns_of(payment) for payment in payments), strict=True)
     await connection.execute(
         """
-        insert into payment (payment_id, order_id, region, tenant_id, provider, paid_micros, paid_currency,
-          account_currency, credit_micros, paid_at, captured_at, reference, payer_name, payer_email, card_customer,
-          card_method)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+        insert into payment (captured_at, payment_id, order_id, region, tenant_id, provider, paid_micros, paid_currency,
+          account_currency, credit_micros, paid_at, reference, payer_name, payer_email, card_customer, card_method)
+        select $1, * from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[],
+          $9::text[], $10::bigint[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[],
+          $16::text[])
         """,
+        now_us,
+        *columns,
+    )
+
+
+def _columns_of(payment: NewPayment) -> tuple[object, ...]:
+    """A payment's columns in the order of `insert_payments`, after the instant of capture."""
+    fact, holder = payment.fact, payment.holder
+    payer, card = fact.payer, fact.saved_card
+    return (
         fact.payment_id,
-        order_id,
+        payment.order_id,
         None if holder is None else holder.region,
         None if holder is None else holder.tenant_id,
-        provider,
+        payment.provider,
         fact.money.amount_micros,
         fact.money.currency,
         None if holder is None else holder.account_currency,
-        credit_micros,
+        payment.credit_micros,
         fact.at_us,
-        now_us,
         fact.reference,
         (payer and payer.name) or "",
         (payer and payer.email) or "",
