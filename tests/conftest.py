@@ -3,12 +3,17 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deploy.local.infrastructure.probes import run_async
 from deploy.local.settings import LocalSettings
 from tests.support.databases import Databases
 from tests.support.infrastructure import SessionInfrastructure
 from tests.support.topics import delete_session_topics, prefix_of
+
+# How long an example takes says what else the machine is doing, and nothing of the rule: speed lives in the benchmark.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 MakeDatabase = Callable[[str], Awaitable[tuple[str, str]]]
 MakeDatabaseBlocking = Callable[[str], tuple[str, str]]

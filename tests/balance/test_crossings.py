@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from shared.clock import HOUR_US, MINUTE_US
@@ -178,7 +178,7 @@ def story(make_module_database: MakeDatabaseBlocking) -> Iterator[Story]:
     assert differences == []
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(steps=st.lists(st.one_of(polls, adjustments), min_size=1, max_size=9))
 @example(  # Burn that rises and falls within one transaction: `low` is told of what was between.
     steps=[Step(0, adjustment=10), Step(0, (Batch(20, NOTHING), Batch(0, NOTHING)))]

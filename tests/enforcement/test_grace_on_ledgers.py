@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 
 from services.balance.api import BalanceApi
 from services.enforcement.balance_client import BalanceClient, RedemptionAnswer
@@ -176,7 +176,7 @@ async def test_no_story_deletes_who_was_not_below_zero_for_the_whole_grace_perio
     tenants = count(1)
     drawn: list[Story] = []
 
-    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30)
     @given(STORIES)
     @example([CHARGE, HEAR, Entry("credit correction", 1, GRACE_US // 2), HEAR, Attempt(GRACE_US // 2, None)])
     @example([CHARGE, HEAR, Entry("credit", 2, GRACE_US // 2), CHARGE, HEAR, Attempt(GRACE_US // 2, None)])

@@ -31,7 +31,7 @@ def test_a_fleet_has_everything_in_it() -> None:
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_any_order_and_repetition_costs_the_same(seed: int) -> None:
     fleet = make_fleet(seed, START_US, containers=12, volumes=3, usages=8)
     through_us = START_US + seed % 5 * HOUR_US

@@ -208,7 +208,7 @@ def grids(draw: st.DrawFn) -> Grid:
 
 
 @given(grids())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_blocks_are_the_same_as_slots(grid: Grid) -> None:
     for kind in KINDS:
         slots = [value for value, _ in by_the_slot(grid, kind)]
@@ -218,7 +218,7 @@ def test_blocks_are_the_same_as_slots(grid: Grid) -> None:
 
 
 @given(grids())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_slots_are_the_same_as_looking_at_every_instant(grid: Grid) -> None:
     """Everything in these lives happens at half seconds: what holds at each of them, holds until the next."""
     last_us = min(grid.through_us, grid.life.end_us)

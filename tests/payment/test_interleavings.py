@@ -7,7 +7,7 @@ on processes and real Kafka in tests/standins.
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import Phase, given, settings
 
 from deploy.local.infrastructure.probes import run_async
 from services.payment.providers import ProviderName
@@ -101,12 +101,7 @@ def make_databases(make_module_database: MakeDatabaseBlocking) -> Databases:
     return Databases(payment_url, owner_url, balance_url)
 
 
-@settings(
-    max_examples=60,
-    deadline=None,
-    phases=[Phase.explicit, Phase.generate],
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=60, phases=[Phase.explicit, Phase.generate])
 @given(STORIES)
 def test_whatever_happens_all_agree_in_the_end(played: Databases, story: Drawn) -> None:
     played.play(story[0], steps_of(story))

@@ -215,7 +215,7 @@ def check_always(model: Model) -> None:
         assert model.order.payment_id in captured
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(histories(), st.data())
 def test_each_payment_is_credited_once_and_nothing_else_ever(facts: list[Fact], data: st.DataObject) -> None:
     model = Model()
@@ -236,7 +236,7 @@ def test_each_payment_is_credited_once_and_nothing_else_ever(facts: list[Fact], 
     assert queued == set(seen) - {first_right}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(reversals(), st.data())
 def test_any_order_of_reversals_takes_the_same_in_the_end(facts: list[PaymentFact], data: st.DataObject) -> None:
     """What is gone at the end decides, not the order in which it was heard of."""

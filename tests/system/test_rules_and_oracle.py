@@ -24,7 +24,7 @@ def agree(fleet: Fleet, seed: int, through_us: int) -> bool:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 6 * HOUR_US))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rules_and_oracle_agree_to_the_micro(seed: int, after_us: int) -> None:
     assert agree(small_fleet(seed), seed, START_US + after_us)
 
