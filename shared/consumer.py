@@ -111,8 +111,8 @@ class OffsetConsumer:
             session_timeout_ms=10_000,
             heartbeat_interval_ms=2_000,
         )
-        await consumer.start()
         try:
+            await consumer.start()
             positions = await self._load_positions(
                 consumer, {name: item.partitions for name, item in described.items()}
             )

@@ -12,6 +12,7 @@ from services.balance.api import BalanceApi
 from services.balance.api_grants import GrantsApi
 from services.balance.api_hours import HoursApi
 from services.balance.api_payments import PaymentsApi
+from services.balance.api_streams import StreamsApi
 from services.balance.app.accounts import Accounts
 from services.balance.app.close_hours import HourCloser
 from services.balance.app.directory import Directory
@@ -23,6 +24,7 @@ from services.balance.app.payments import PaymentPoster
 from services.balance.app.permits import Permits
 from services.balance.app.post import Poster
 from services.balance.app.post_charges import ChargePoster
+from services.balance.app.streams import Streams
 from services.balance.app.vouchers import Vouchers
 from services.balance.settings import BalanceSettings, MeteringSettings, OwnerSettings
 from services.balance.store.partitions import ensure_ledger_partitions
@@ -121,6 +123,7 @@ def _wire(
     api.include_router(HoursApi(Hours(pool, clock)).router)
     api.include_router(GrantsApi(grants, vouchers).router)
     api.include_router(PaymentsApi(pool, Orders(pool, clock, accounts)).router)
+    api.include_router(StreamsApi(Streams(pool, clock)).router)
     api.include_router(dead_letter_routes(pool, consumer, payments))
     supervisor = Supervisor(
         {

@@ -10,10 +10,12 @@ import pytest
 
 from services.balance.api import BalanceApi
 from services.balance.api_hours import HoursApi
+from services.balance.api_streams import StreamsApi
 from services.balance.app.hours import Hours
+from services.balance.app.streams import Streams
 from shared.clock import HOUR_US
 from shared.http import create_api
-from tests.balance.batches import charges, encode, make_batch, tenants_of
+from tests.balance.batches import charges, encode, make_batch, simple, tenants_of
 from tests.balance.books import GRACE_US, START_US, Books
 
 MAX = 2**63 - 1
@@ -25,6 +27,7 @@ async def http(books: Books) -> AsyncIterator[httpx.AsyncClient]:
     api = create_api("test", readiness=dict)
     api.include_router(BalanceApi(books.pool, books.clock, books.accounts, books.permits).router)
     api.include_router(HoursApi(Hours(books.pool, books.clock)).router)
+    api.include_router(StreamsApi(Streams(books.pool, books.clock)).router)
     # An unexpected error shall be seen as its answer, 500, as a caller would see it.
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://balance/v1") as client:
@@ -195,3 +198,19 @@ async def test_a_permit_is_granted_and_redeemed(books: Books, http: httpx.AsyncC
     )
     books.clock.set(START_US + GRACE_US + HOUR_US)
     assert refused(await http.post(path, json={"resource_id": "ctr-2"}), 409, "permit-expired")
+
+
+async def test_a_stream_is_resumed_by_name_and_reason(books: Books, http: httpx.AsyncClient) -> None:
+    word = {"actor": "an operator", "reason": "found out"}
+    assert refused(await http.post("/streams/1/resume", json=word), 409, "stream-not-stopped")
+    assert refused(await http.post("/streams/1/resume", json={**word, "reason": ""}), 422, "invalid-request")
+    assert refused(await http.post("/streams/-1/resume", json=word), 422, "invalid-request")
+    [tenant] = tenants_of(1, 1)
+    await books.post(simple(1, {tenant: 5}))
+    await books.post(simple(1, {tenant: 6}))
+    answer = await http.post("/streams/1/resume", json=word)
+    reason = "batch 1 came again with other contents"
+    assert (answer.status_code, answer.json()) == (
+        200,
+        {"shard": 1, "seq": 1, "stopped_reason": reason, "set_aside": 1},
+    )

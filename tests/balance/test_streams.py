@@ -5,8 +5,10 @@ import pytest
 
 from services.balance.app import post_charges
 from services.balance.app.gaps import GapHealer
+from services.balance.app.streams import Resumption, Streams
 from services.balance.store.reading import load_status
 from shared.db import transaction
+from shared.errors import Refusal
 from tests.balance.batches import simple, tenants_of
 from tests.balance.books import Books
 
@@ -112,3 +114,36 @@ async def test_two_that_wait_under_one_number_stop_the_stream_when_their_turn_co
     reason = "batch 2 came again with other contents"
     assert (await status(books))["streams"] == [{"shard": 1, "seq": 2, "stopped": reason}]
     assert await books.rows("select count(*) from entry where seq = 2") == [(1,)]
+
+
+async def test_a_stopped_stream_goes_on_by_an_operators_word_and_keeps_what_contradicts_it(books: Books) -> None:
+    [tenant] = tenants_of(1, 1)
+    streams = Streams(books.pool, books.clock)
+    await books.post(simple(1, {tenant: 5}))
+    await books.post(simple(1, {tenant: 6}))
+    await books.post(simple(3, {tenant: 3}), simple(2, {tenant: 2}), simple(1, {tenant: 5}))
+    reason = "batch 1 came again with other contents"
+    assert await streams.resume(1, "an operator", "metering was restored twice") == Resumption(1, 1, reason, 1)
+    metering = Metering()
+    await GapHealer(books.pool, books.charge_poster, metering.client, pause_seconds=3600).heal()
+    assert metering.asked == []
+    assert await books.balance(tenant) == -10
+    # What was decided on once does not stop the stream again; anything else does.
+    await books.post(simple(1, {tenant: 6}))
+    assert (await status(books))["streams"] == [{"shard": 1, "seq": 3, "stopped": None}]
+    await books.post(simple(1, {tenant: 7}))
+    assert (await status(books))["streams"] == [{"shard": 1, "seq": 3, "stopped": reason}]
+    kept = await books.rows(
+        "select a.seq, actor, r.seq from charge_set_aside a join stream_resumption r using (resumption_id)"
+    )
+    assert kept == [(1, "an operator", 1)]
+    assert await books.audit() == []
+
+
+async def test_only_a_stopped_stream_is_resumed(books: Books) -> None:
+    [tenant] = tenants_of(1, 1)
+    await books.post(simple(1, {tenant: 5}))
+    for shard in (1, 2):
+        with pytest.raises(Refusal, match="not stopped"):
+            await Streams(books.pool, books.clock).resume(shard, "an operator", "a guess")
+    assert await books.rows("select count(*) from stream_resumption") == [(0,)]

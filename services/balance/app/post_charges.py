@@ -16,7 +16,7 @@ from services.balance.store.streams import (
     delete_waiting,
     insert_evidence,
     insert_waiting,
-    load_evidence_hashes,
+    load_known_hashes,
     load_waiting,
     lock_streams,
     move_streams,
@@ -103,18 +103,18 @@ class ChargePoster:
 
     async def _load_known(
         self, connection: Connection, streams: dict[int, StreamRow], by_shard: dict[int, list[Arrival]]
-    ) -> dict[int, dict[int, bytes]]:
-        """The hashes of what was posted before under the numbers that arrive now."""
+    ) -> dict[int, dict[int, set[bytes]]]:
+        """The hashes of what was posted or set aside before under the numbers that arrive now."""
         repeats = [
             (shard, arrival.batch.seq)
             for shard, stream in streams.items()
             for arrival in by_shard[shard]
             if arrival.batch.seq <= stream.seq
         ]
-        known: dict[int, dict[int, bytes]] = {}
+        known: dict[int, dict[int, set[bytes]]] = {}
         if repeats:
-            for (shard, seq), digest in (await load_evidence_hashes(connection, repeats)).items():
-                known.setdefault(shard, {})[seq] = digest
+            for (shard, seq), digests in (await load_known_hashes(connection, repeats)).items():
+                known.setdefault(shard, {})[seq] = digests
         return known
 
     async def _settle(

@@ -1,6 +1,7 @@
 """What to do with the batches of one shard's stream: post in order, drop repeats, wait at a gap, stop on a conflict."""
 
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
 from services.balance.wire import WireBatch
@@ -31,13 +32,13 @@ def judge(
     seq: int,
     stopped_reason: str | None,
     arrivals: Sequence[Arrival],
-    known: Mapping[int, bytes],
+    known: Mapping[int, AbstractSet[bytes]],
     refuse: Callable[[WireBatch], str | None],
 ) -> Verdict:
     """Decide over a stream that stands at `seq`.
 
-    `known` are the hashes of posted batches among the arrivals' numbers; a number whose evidence is gone is taken for
-    a repeat. `refuse` gives the reason why a batch may not be posted here, which stops the stream at it.
+    `known` are the hashes of what was posted or set aside under the arrivals' numbers; a number whose evidence is gone
+    is taken for a repeat. `refuse` gives the reason why a batch may not be posted here, which stops the stream at it.
     """
     hashes = dict(known)
     verdict = Verdict(seq, stopped_reason=stopped_reason)
@@ -47,10 +48,10 @@ def judge(
             if verdict.stopped_reason is None:
                 verdict.seq += 1
                 verdict.posted.append(arrival)
-                hashes[verdict.seq] = arrival.sha256
+                hashes[verdict.seq] = {arrival.sha256}
                 _settle(verdict, arrival)
                 continue
-        if arrival.batch.seq <= verdict.seq and hashes.get(arrival.batch.seq, arrival.sha256) == arrival.sha256:
+        if arrival.batch.seq <= verdict.seq and arrival.sha256 in hashes.get(arrival.batch.seq, {arrival.sha256}):
             _settle(verdict, arrival)
             continue
         if arrival.batch.seq <= verdict.seq and verdict.stopped_reason is None:

@@ -49,6 +49,44 @@ async def stop_stream(connection: Connection, shard: int, reason: str, now_us: i
     )
 
 
+async def resume_stream(connection: Connection, shard: int, actor: str, reason: str, now_us: int) -> int:
+    """Let a stream that is locked and stopped go on; answer the resumption's id."""
+    resumption_id: int = await connection.fetchval(
+        """
+        insert into stream_resumption (shard, seq, stopped_reason, stopped_at, resumed_at, actor, reason)
+        select shard, seq, stopped_reason, stopped_at, $2, $3, $4 from charge_stream where shard = $1
+        returning resumption_id
+        """,
+        shard,
+        now_us,
+        actor,
+        reason,
+    )
+    await connection.execute(
+        "update charge_stream set stopped_reason = null, stopped_at = null where shard = $1", shard
+    )
+    return resumption_id
+
+
+async def set_conflicts_aside(connection: Connection, shard: int, resumption_id: int) -> int:
+    """Keep what waits under a number that was posted with other contents; answer how many batches."""
+    status = await connection.execute(
+        """
+        with passed as (
+          delete from charge_waiting w using charge_stream s
+          where w.shard = $1 and s.shard = w.shard and w.seq <= s.seq returning w.*
+        )
+        insert into charge_set_aside (shard, seq, sha256, value, arrived_at, resumption_id)
+        select p.shard, p.seq, p.sha256, p.value, p.arrived_at, $2 from passed p
+        where not exists (select from evidence e where (e.shard, e.seq, e.sha256) = (p.shard, p.seq, p.sha256))
+        on conflict do nothing
+        """,
+        shard,
+        resumption_id,
+    )
+    return int(status.rpartition(" ")[2])
+
+
 async def insert_waiting(connection: Connection, arrivals: Sequence[Arrival], now_us: int) -> None:
     await connection.execute(
         """
@@ -103,19 +141,23 @@ async def load_gaps(connection: Connection) -> list[Gap]:
     return [Gap(**row) for row in rows]
 
 
-async def load_evidence_hashes(
+async def load_known_hashes(
     connection: Connection, batches: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], bytes]:
-    """The hashes of the posted batches among (shard, seq) pairs."""
+) -> dict[tuple[int, int], set[bytes]]:
+    """The hashes of what was posted, or set aside, under (shard, seq) pairs; a pair without any has no evidence."""
     rows = await connection.fetch(
         """
-        select e.shard, e.seq, e.sha256 from unnest($1::int[], $2::bigint[]) b(shard, seq)
-        join evidence e using (shard, seq)
+        with b as (select * from unnest($1::int[], $2::bigint[]) b(shard, seq))
+        select e.shard, e.seq, e.sha256 from b join evidence e using (shard, seq)
+        union all select a.shard, a.seq, a.sha256 from b join charge_set_aside a using (shard, seq)
         """,
         [shard for shard, _ in batches],
         [seq for _, seq in batches],
     )
-    return {(row["shard"], row["seq"]): row["sha256"] for row in rows}
+    known: dict[tuple[int, int], set[bytes]] = {}
+    for shard, seq, digest in rows:
+        known.setdefault((shard, seq), set()).add(digest)
+    return known
 
 
 async def insert_evidence(connection: Connection, posted: Sequence[tuple[Arrival, int]]) -> None:
