@@ -96,6 +96,9 @@ class Infrastructure:
             compose.start(missing)
         except StackError as fault:
             self._report(f"the Docker engine can't run them, going on with embedded servers: {fault}")
+            # One of the two may run, on the port that its embedded brother needs.
+            with contextlib.suppress(StackError):
+                compose.stop()
             return
         self._stops.callback(compose.stop)
         if "postgres" in missing:

@@ -51,12 +51,15 @@ class ComposeInfrastructure:
         return f"{LOOPBACK}:{self._ports['kafka']}"
 
     def start(self, services: Sequence[str]) -> None:
-        """Bring the named services up and return when they answer; StackError with Docker's words if they can't."""
+        """Bring the named services up and return when they answer; StackError with Docker's words if they can't.
+
+        What was brought up stays after a StackError, for `stop` to stop.
+        """
         self._compose("up", "--detach", *services)
         if "postgres" in services:
-            wait_for_postgres(self.url, timeout_seconds=_START_SECONDS)
+            wait_for_postgres(self.url, timeout_seconds=_START_SECONDS, give_up=lambda: self._death("postgres"))
         if "kafka" in services:
-            wait_for_kafka(self.bootstrap, timeout_seconds=_START_SECONDS)
+            wait_for_kafka(self.bootstrap, timeout_seconds=_START_SECONDS, give_up=lambda: self._death("kafka"))
 
     def stop(self) -> None:
         """Stop the containers; their volumes keep the data."""
@@ -72,6 +75,26 @@ class ComposeInfrastructure:
         answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if answer.returncode != 0:
             raise StackError(f"`{' '.join(command)}` failed:\n{answer.stderr.strip()[-1500:]}")
+
+    def _death(self, service: str) -> str | None:
+        """What the service's container said last, if it has ended."""
+        filters = (
+            f"label=com.docker.compose.project={self._project}",
+            f"label=com.docker.compose.service={service}",
+            "status=exited",
+        )
+        command = ["docker", "ps", "--all", "--quiet", *(part for name in filters for part in ("--filter", name))]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+        if not ended:
+            return None
+        told = subprocess.run(
+            ["docker", "logs", "--tail", "20", ended[0]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return f"the container of {service} ended. Its last words:\n{told.stdout.strip()[-1500:]}"
 
     def _password(self) -> str:
         if not self._password_file.exists():
