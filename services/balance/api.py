@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 from services.balance.app.accounts import Accounts, AdjustmentRequest
 from services.balance.app.permits import Permits
@@ -21,6 +21,7 @@ from shared.errors import Refusal
 from shared.events.charges import decompress
 from shared.events.cloudevents import Identifier, Instant, Micros, RegionName, TenantId
 from shared.money import AMOUNT_MICROS_MAX
+from shared.operators import Actor, Reason
 
 PAGE_MAX = 1000
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
@@ -30,24 +31,14 @@ Shard = Annotated[int, Path(ge=0, le=2**31 - 1)]
 Seq = Annotated[int, Path(ge=0, le=2**63 - 1)]
 
 
-def _refuse_nul(text: str) -> str:
-    """No text in PostgreSQL holds U+0000."""
-    if "\0" in text:
-        raise ValueError("must not hold U+0000")
-    return text
-
-
-Words = Annotated[str, Field(min_length=1), AfterValidator(_refuse_nul)]
-
-
 class AdjustmentBody(BaseModel):
     """`amount_micros` is positive in the customer's favour."""
 
     model_config = ConfigDict(extra="forbid")
 
     amount_micros: Micros
-    reason: Annotated[Words, Field(max_length=2000)]
-    actor: Annotated[Words, Field(max_length=200)]
+    reason: Reason
+    actor: Actor
 
 
 class PermitBody(BaseModel):

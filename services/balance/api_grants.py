@@ -5,17 +5,15 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.balance.api import Words
 from services.balance.app.grants import GrantRequest, Grants, Standing
 from services.balance.app.vouchers import VoucherRequest, Vouchers
 from services.balance.store.grants import StoredGrant
 from shared.clock import format_instant
 from shared.events.cloudevents import Instant, RegionName, TenantId
 from shared.events.payments import Positive
+from shared.operators import Actor, Reason
 
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
-Reason = Annotated[Words, Field(max_length=2000)]
-Actor = Annotated[Words, Field(max_length=200)]
 Priority = Annotated[int, Field(strict=True, ge=0, le=1000)]
 
 

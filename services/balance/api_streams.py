@@ -1,22 +1,13 @@
 """Operators' HTTP over charge streams."""
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict, Field
 
-from services.balance.api import Shard, Words
+from services.balance.api import Shard
 from services.balance.app.streams import Streams
-
-
-class OperatorWord(BaseModel):
-    """Who decides, and why."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    actor: Annotated[Words, Field(max_length=200)]
-    reason: Annotated[Words, Field(max_length=2000)]
+from shared.operators import OperatorWord
 
 
 class StreamsApi:

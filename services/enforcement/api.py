@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query
-from pydantic import BaseModel, ConfigDict, Field
 
 from services.enforcement.rules.account import AccountKey
 from services.enforcement.rules.deletion import CaseState
@@ -15,16 +14,7 @@ from services.enforcement.store.stops import StopRequest, load_open_requests
 from shared.clock import format_instant
 from shared.db import transaction
 from shared.errors import Refusal
-
-
-class OperatorWord(BaseModel):
-    """Who decides, and why."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    actor: Annotated[str, Field(min_length=1, max_length=200)]
-    reason: Annotated[str, Field(min_length=1, max_length=2000)]
-
+from shared.operators import OperatorWord
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 

@@ -26,24 +26,16 @@ from shared.clock import Clock, format_instant
 from shared.db import Pool, transaction
 from shared.errors import Refusal
 from shared.events.prices import PriceBookFile, PriceBookPublished
+from shared.operators import OperatorWord, Words
 from shared.outbox import Relay, resend
 from shared.settings import Region
 
 WAITING_MAX = 1000
 
 
-class OperatorWord(BaseModel):
-    """Who decides, and why."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    actor: Annotated[str, Field(min_length=1, max_length=200)]
-    reason: Annotated[str, Field(min_length=1, max_length=2000)]
-
-
 class ReleaseRequest(OperatorWord):
-    source: str
-    event_id: str
+    source: Words
+    event_id: Words
 
 
 class ResendRequest(BaseModel):

@@ -12,8 +12,7 @@ from services.payment.app.topups import TopUps
 from services.payment.balance_client import BalanceClient
 from services.payment.providers import BadSignature, Notice, Unreadable
 from services.payment.receipts.pdf import write_pdf
-from services.payment.rules.currencies import decimals_of
-from services.payment.rules.receipts import ReceiptMoney, receipt_rows
+from services.payment.rules.receipts import ReceiptMoney, receipt_money, receipt_rows
 from services.payment.store.orders import StoredOrder
 from shared.errors import Refusal, TransientFault
 from shared.log import get_logger
@@ -94,8 +93,8 @@ class PagesApi:
             title=title,
             text=text,
             order=order,
-            asked=_money(order.amount_micros, order.currency),
-            credit=_money(order.credit_micros, order.account_currency),
+            asked=receipt_money(order.amount_micros, order.currency),
+            credit=receipt_money(order.credit_micros, order.account_currency),
             balance=await self._find_balance(order),
             refresh_seconds=REFRESH_SECONDS if waits else None,
             page_url=order.page_url if order.state == "pending" else None,
@@ -109,11 +108,7 @@ class PagesApi:
         except TransientFault as fault:
             logger.warning("page.balance_unreachable", error=str(fault)[:300])
             return None
-        return None if balance_micros is None else _money(balance_micros, order.account_currency)
-
-
-def _money(amount_micros: int, currency: str) -> ReceiptMoney:
-    return ReceiptMoney(amount_micros, currency, decimals_of(currency))
+        return None if balance_micros is None else receipt_money(balance_micros, order.account_currency)
 
 
 def _say(title: str, text: str, *, status: int) -> HTMLResponse:

@@ -2,8 +2,7 @@
 
 import asyncio
 
-from services.payment.rules.currencies import decimals_of
-from services.payment.rules.receipts import Receipt, ReceiptMoney, Reversal, receipt_number
+from services.payment.rules.receipts import Receipt, Reversal, receipt_money, receipt_number
 from services.payment.rules.reversals import Payment
 from services.payment.store.payments import load_payment, load_reversal_times
 from services.payment.store.receipts import (
@@ -80,8 +79,8 @@ def _write(row: ReceiptRow, payment: Payment, times: dict[str, int]) -> Receipt:
         provider=PROVIDER_NAMES[row.provider],
         reference=row.reference,
         paid_at_us=row.paid_at_us,
-        paid=_money(row.paid_micros, row.paid_currency),
-        credit=_money(row.credit_micros, row.account_currency),
+        paid=receipt_money(row.paid_micros, row.paid_currency),
+        credit=receipt_money(row.credit_micros, row.account_currency),
         rate_e12=row.rate_e12,
         rate_date=None if row.rate_date is None else row.rate_date.isoformat(),
         reversals=_reversals(payment, times),
@@ -92,17 +91,13 @@ def _reversals(payment: Payment, times: dict[str, int]) -> tuple[Reversal, ...]:
     """What went back: refunds that did not fail, and disputes that took the money."""
     currency = payment.paid.currency
     refunds = [
-        Reversal("Refunded", times[item.refund_id], _money(item.amount_micros, currency))
+        Reversal("Refunded", times[item.refund_id], receipt_money(item.amount_micros, currency))
         for item in payment.refunds
         if item.gone_micros
     ]
     disputes = [
-        Reversal("Disputed", times[item.dispute_id], _money(item.amount_micros, currency))
+        Reversal("Disputed", times[item.dispute_id], receipt_money(item.amount_micros, currency))
         for item in payment.disputes
         if item.gone_micros
     ]
     return tuple(sorted((*refunds, *disputes), key=lambda item: item.at_us))
-
-
-def _money(amount_micros: int, currency: str) -> ReceiptMoney:
-    return ReceiptMoney(amount_micros, currency, decimals_of(currency))

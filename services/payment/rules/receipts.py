@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from services.payment.rules.conversion import format_rate
+from services.payment.rules.currencies import decimals_of
 from shared.clock import DAY_US, format_instant, from_us
 from shared.money import MICROS
 
@@ -17,6 +18,10 @@ class ReceiptMoney:
 
     def __str__(self) -> str:
         return f"{format_amount(self.amount_micros, self.decimals)} {self.currency}"
+
+
+def receipt_money(amount_micros: int, currency: str) -> ReceiptMoney:
+    return ReceiptMoney(amount_micros, currency, decimals_of(currency))
 
 
 @dataclass(frozen=True, slots=True)
