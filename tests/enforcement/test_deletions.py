@@ -7,11 +7,12 @@ import pytest
 from services.enforcement.app.deletions import Deletions
 from services.enforcement.balance_client import BalanceClient, RedemptionAnswer
 from services.enforcement.positions import Ends, Positions
-from shared.topics import COMMANDS
+from shared.clock import SECOND_US, format_instant
+from shared.topics import COMMANDS, ENFORCEMENT_EVENTS
 from tests.enforcement.conftest import Open
-from tests.enforcement.debt import debtor, examine, open_debt, open_due
+from tests.enforcement.debt import GRACE_US, debtor, examine, open_debt, open_due
 from tests.enforcement.fake_balance import FakeBalance
-from tests.enforcement.world import ACME, account, happened
+from tests.enforcement.world import ACME, World, account, happened
 
 
 async def test_every_resource_is_redeemed_before_its_command_and_the_case_ends_when_all_are_gone(
@@ -28,6 +29,69 @@ async def test_every_resource_is_redeemed_before_its_command_and_the_case_ends_w
         await world.learn(happened("deleted", resource_id, world.clock.now_us()))
     assert [case["state"] for case in await world.cases()] == ["done"]
     assert (await world.told())[-1] == "deletion.done"
+
+
+async def open_done(open_world: Open) -> World:
+    """A world in which everything that acme had is deleted, and acme is still below zero."""
+    world = await open_due(open_world, "ctr-1")
+    await examine(world)
+    await world.learn(happened("deleted", "ctr-1", world.clock.now_us()))
+    assert [case["state"] for case in await world.cases()] == ["done"]
+    return world
+
+
+async def test_what_is_created_below_zero_after_the_case_was_done_has_a_grace_period_of_its_own(
+    open_world: Open,
+) -> None:
+    world = await open_done(open_world)
+    world.move(3600)
+    await world.learn(happened("created", "vol-2", world.clock.now_us()))
+    await world.learn(happened("created", "vol-3", world.clock.now_us()))
+    [case] = await world.cases()
+    assert (case["state"], case["due_at"]) == ("scheduled", format_instant(world.clock.now_us() + GRACE_US))
+    assert await world.told("deletion.scheduled") == ["deletion.scheduled"] * 2
+    world.move(GRACE_US / SECOND_US - 1)
+    await examine(world)
+    assert await world.deleted() == ["ctr-1"]
+    world.move(1)
+    await examine(world)
+    assert await world.deleted() == ["ctr-1", "vol-2", "vol-3"]
+    for resource_id in ("vol-2", "vol-3"):
+        await world.learn(happened("deleted", resource_id, world.clock.now_us()))
+    assert [case["state"] for case in await world.cases()] == ["done"]
+    ids = [event["id"] for event in await world.sent(ENFORCEMENT_EVENTS)]
+    assert len(set(ids)) == len(ids)
+
+
+async def test_what_is_created_as_the_account_recovers_or_is_gone_at_once_opens_nothing_again(open_world: Open) -> None:
+    world = await open_done(open_world)
+    now_us = world.clock.now_us()
+    await world.learn(happened("created", "ctr-2", now_us), happened("deleted", "ctr-2", now_us + 1))
+    await world.learn(happened("created", "ctr-3", now_us), account("ok", 3))
+    await world.learn(happened("created", "ctr-4", now_us))
+    assert [case["state"] for case in await world.cases()] == ["done"]
+
+
+async def test_what_is_created_as_the_last_of_a_case_goes_has_a_grace_period_too(open_world: Open) -> None:
+    world = await open_due(open_world, "ctr-1")
+    await examine(world)
+    now_us = world.clock.now_us()
+    await world.learn(happened("created", "ctr-2", now_us), happened("deleted", "ctr-1", now_us))
+    [case] = await world.cases()
+    assert (case["state"], case["due_at"]) == ("scheduled", format_instant(now_us + GRACE_US))
+    assert (await world.told())[-2:] == ["deletion.done", "deletion.scheduled"]
+    await examine(world)
+    assert await world.deleted() == ["ctr-1"]
+
+
+async def test_a_case_that_was_opened_again_ends_when_the_account_recovers(open_world: Open) -> None:
+    world = await open_done(open_world)
+    await world.learn(happened("created", "ctr-2", world.clock.now_us()))
+    await world.learn(account("ok", 3))
+    assert [case["state"] for case in await world.cases()] == ["cancelled"]
+    world.move(2 * GRACE_US / SECOND_US)
+    await examine(world)
+    assert await world.deleted() == ["ctr-1"]
 
 
 async def test_a_refused_permit_freezes_with_its_reason_and_evidence_and_waits(open_world: Open) -> None:

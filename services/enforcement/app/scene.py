@@ -1,12 +1,12 @@
 """What one transaction has locked, learnt and decided, until it is written at once."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from services.enforcement.handlers import LifecycleFact
 from services.enforcement.messages import Messages, StopOrder
 from services.enforcement.rules.account import Account, AccountKey, learn_account
-from services.enforcement.rules.deletion import Case, Grace, follow_account
+from services.enforcement.rules.deletion import Case, Grace, follow_account, name_case, reopen_case
 from services.enforcement.rules.lifecycle import RunKey, learn_fact
 from services.enforcement.rules.resource import Resource, ResourceKey, is_foreign
 from services.enforcement.rules.stops import Backoff, decide_stops, next_attempt_us
@@ -31,6 +31,7 @@ class Scene:
         self.changed_cases: dict[str, Case] = {}
         self.opened: list[StopRequest] = []
         self.deleted: list[_ResourceId] = []
+        self.created: list[ResourceKey] = []
         self.foreign = 0
         self._touched: set[_ResourceId] = set()
         self._resources: dict[_ResourceId, dict[ResourceKey, Resource]] = {}
@@ -111,6 +112,18 @@ class Scene:
         rows[seen.key] = self.changed_resources[seen.key] = grown
         if created and grown.life.deleted:
             self.deleted.append(resource_id)
+        if created and not known.created:
+            self.created.append(seen.key)
+
+    def reopen_cases(self, grace_of: Callable[[str], Grace]) -> None:
+        """What is new on an account whose case is done, and which stays below zero, is to be deleted as well."""
+        lives = {key.account for key in self.created if not self.changed_resources[key].life.deleted}
+        for key in sorted(lives):
+            since_us = self.accounts[key].negative_since_us
+            case = None if since_us is None else self._cases.get(name_case(key, since_us))
+            if case is not None and case.state == "done":
+                again = self.change_case(reopen_case(case, grace_of(key.region), self.now_us))
+                self.messages.append(self.make.case_event("deletion.scheduled", again))
 
     def decide_stops(self) -> None:
         """Open and end stop requests for every touched container, by where the whole transaction has led."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import TypeGuard
 
 from services.enforcement import metrics
 from services.enforcement.app.scene import Scene
@@ -58,6 +59,7 @@ class Unit:
         scene.decide_stops()
         await self.send_first_stops(scene)
         await self.finish_deletions(scene)
+        scene.reopen_cases(self._settings.grace_of)
         return scene
 
     async def _load(self, scene: Scene, facts: Sequence[Fact], news: Sequence[Account]) -> None:
@@ -69,12 +71,14 @@ class Unit:
             scene.add_resources(await load_resources(self._connection, ids))
         if scene.resource_ids:
             scene.add_requests(await load_requests(self._connection, scene.resource_ids))
-        if news:
-            case_ids = [
-                name_case(seen.key, seen.negative_since_us) for seen in news if seen.negative_since_us is not None
-            ]
-            keys = sorted({seen.key for seen in news})
-            scene.add_cases(await load_cases(self._connection, keys, case_ids))
+        growing = [scene.accounts[fact.key.account] for fact in facts if _creates(fact)]
+        followed = [*news, *(account for account in growing if account.negative_since_us is not None)]
+        if followed:
+            case_ids = {
+                name_case(seen.key, seen.negative_since_us) for seen in followed if seen.negative_since_us is not None
+            }
+            keys = sorted({seen.key for seen in followed})
+            scene.add_cases(await load_cases(self._connection, keys, sorted(case_ids)))
 
     async def send_first_stops(self, scene: Scene) -> None:
         """Send the first command of each opened request, as far as the breaker allows; the others wait, due."""
@@ -137,6 +141,10 @@ class Unit:
     def committed(self) -> None:
         for callback in self._on_commit:
             callback()
+
+
+def _creates(fact: Fact) -> TypeGuard[LifecycleFact]:
+    return isinstance(fact, LifecycleFact) and fact.fact.verb == "created"
 
 
 class OutboxDays:

@@ -62,6 +62,12 @@ def open_case(key: AccountKey, negative_since_us: int, grace: Grace, now_us: int
     return replace(case, remind_at_us=_next_reminder_us(case, grace, now_us))
 
 
+def reopen_case(case: Case, grace: Grace, now_us: int) -> Case:
+    """A case that was done, for what its account got since: due a whole grace period after it is known."""
+    again = Case(case.key, case.negative_since_us, now_us + grace.grace_seconds * SECOND_US, changes=case.changes)
+    return replace(again, remind_at_us=_next_reminder_us(again, grace, now_us))
+
+
 def follow_account(case: Case | None, account: Account, grace: Grace, now_us: int) -> CaseDecision:
     """What an account's newest saying means for its open case.
 

@@ -72,9 +72,9 @@ async def save_cases(connection: Connection, cases: Sequence[Case], now_us: int)
           reminded_at, state, reason, permit_id, permit_expires_at, changed_at, changes)
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $5, $13)
         on conflict (case_id) do update
-        set remind_at = excluded.remind_at, reminded_at = excluded.reminded_at, state = excluded.state,
-            reason = excluded.reason, permit_id = excluded.permit_id, permit_expires_at = excluded.permit_expires_at,
-            changed_at = excluded.changed_at, changes = excluded.changes
+        set due_at = excluded.due_at, remind_at = excluded.remind_at, reminded_at = excluded.reminded_at,
+            state = excluded.state, reason = excluded.reason, permit_id = excluded.permit_id,
+            permit_expires_at = excluded.permit_expires_at, changed_at = excluded.changed_at, changes = excluded.changes
         """,
         [
             (
