@@ -29,9 +29,17 @@ class Runs:
             raise ValueError(f"among {numbers}")
         return [2 * number for number in numbers]
 
-    def gather(self, *, items_max: int = 100, runs_max: int = 1, modulus: int = 1000) -> Gathering[int, int]:
+    def gather(
+        self, *, items_max: int = 100, runs_max: int = 1, modulus: int = 1000, patience_seconds: float = 30
+    ) -> Gathering[int, int]:
         """Numbers that are equal by the modulus touch the same."""
-        return Gathering(self.run, lambda number: frozenset({number % modulus}), items_max=items_max, runs_max=runs_max)
+        return Gathering(
+            self.run,
+            lambda number: frozenset({number % modulus}),
+            items_max=items_max,
+            runs_max=runs_max,
+            patience_seconds=patience_seconds,
+        )
 
 
 async def submit_all(gathering: Gathering[int, int], numbers: Sequence[int]) -> list[asyncio.Task[int]]:
@@ -80,6 +88,16 @@ async def test_a_run_that_waits_does_not_hold_up_the_others() -> None:
     assert not waiting.done()
     first_gate.set()
     assert await waiting == 2
+
+
+async def test_what_waited_too_long_is_given_up_and_not_run_later() -> None:
+    runs = Runs()
+    gathering = runs.gather(patience_seconds=0.05)
+    answers = await asyncio.gather(*(gathering.submit(number) for number in (1, 2, 3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [TimeoutError] * 3
+    runs.gate.set()
+    assert await gathering.submit(4) == 8
+    assert runs.began == [[1], [4]]
 
 
 async def test_who_asked_may_go_and_the_others_are_answered() -> None:

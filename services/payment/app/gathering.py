@@ -21,7 +21,7 @@ class Gathering(Generic[Item, Answer]):
 
     `touches` names what an item is about: two items about the same thing are never in one run. `runs_max` runs are
     under way at once, so that one which waits for a lock does not hold up all others. Items that fail together are
-    run again each by itself, so that a bad one fails alone.
+    run again each by itself, so that a bad one fails alone. What has waited for `patience_seconds` is given up.
     """
 
     def __init__(
@@ -31,24 +31,30 @@ class Gathering(Generic[Item, Answer]):
         *,
         items_max: int,
         runs_max: int,
+        patience_seconds: float,
     ) -> None:
         self._run = run
         self._touches = touches
         self._items_max = items_max
         self._runs_max = runs_max
+        self._patience_seconds = patience_seconds
         self._waiting: list[_Call[Item, Answer]] = []
         self._running: set[asyncio.Task[None]] = set()
 
     async def submit(self, item: Item) -> Answer:
-        """Have an item run and answer what became of it; raises what `run` raised for it."""
+        """Have an item run and answer what became of it; raises what `run` raised for it.
+
+        Raises TimeoutError when that takes too long: it may have been run, or never will be.
+        """
         answer: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Call(item, self._touches(item), answer))
         self._start()
-        return await answer
+        async with asyncio.timeout(self._patience_seconds):
+            return await answer
 
     def _start(self) -> None:
-        while self._waiting and len(self._running) < self._runs_max:
-            task = asyncio.create_task(self._settle(self._take()))
+        while len(self._running) < self._runs_max and (calls := self._take()):
+            task = asyncio.create_task(self._settle(calls))
             self._running.add(task)
             task.add_done_callback(self._end)
 
@@ -57,11 +63,13 @@ class Gathering(Generic[Item, Answer]):
         self._start()
 
     def _take(self) -> list[_Call[Item, Answer]]:
-        """The first that wait, without those that touch what an earlier one of them touches."""
+        """The first that still wait, without those that touch what an earlier one of them touches."""
         taken: list[_Call[Item, Answer]] = []
         left: list[_Call[Item, Answer]] = []
         touched: set[Hashable] = set()
         for call in self._waiting:
+            if call.answer.done():
+                continue
             if len(taken) < self._items_max and touched.isdisjoint(call.touches):
                 taken.append(call)
                 touched |= call.touches

@@ -17,6 +17,8 @@ from shared.db import Connection, Pool, transaction
 # Callbacks that one transaction takes at most, and such transactions at once.
 TOGETHER_MAX = 64
 TRANSACTIONS_MAX = 2
+# As long as others wait for a connection: providers give up earlier, and send again.
+PATIENCE_SECONDS = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,13 @@ class Inbox:
         self._applier = applier
         self._regions = regions
         self._unknown_order_us = unknown_order_seconds * SECOND_US
-        self._simple = Gathering(self._receive, _Item.touches, items_max=TOGETHER_MAX, runs_max=TRANSACTIONS_MAX)
+        self._simple = Gathering(
+            self._receive,
+            _Item.touches,
+            items_max=TOGETHER_MAX,
+            runs_max=TRANSACTIONS_MAX,
+            patience_seconds=PATIENCE_SECONDS,
+        )
 
     async def receive(self, provider: ProviderName, notice: Notice, body: bytes) -> Received:
         """Apply a callback once, however often and however many at a time it comes."""
