@@ -62,7 +62,7 @@ def main() -> int:
                 crossings=options.crossings,
                 shards=options.shards,
             )
-        webhooks = measure_webhooks(servers, a_second=500, seconds=10) if options.only in (None, "webhooks") else None
+        webhooks = measure_webhooks(servers, a_second=500, seconds=30) if options.only in (None, "webhooks") else None
     if options.json:
         sys.stdout.buffer.write(orjson.dumps(as_json(found, latency, webhooks), option=orjson.OPT_INDENT_2) + b"\n")
     else:

@@ -1,7 +1,12 @@
-"""Webhooks at a steady rate: signed as Stripe signs, each of an order of its own, until the ledger has credited all."""
+"""Webhooks at a steady rate: signed as Stripe signs, each of an order of its own, until the ledger has credited all.
+
+PostgreSQL's log files are there already, and what setting up has written is on the disk, as on every server that has
+run for some minutes.
+"""
 
 import asyncio
 import hmac
+import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -71,6 +76,8 @@ def measure_webhooks(servers: Servers, *, a_second: int, seconds: int) -> Webhoo
         run_async(_insert_orders(cluster._urls["payment"][0], count))
         port = int(cluster.url("payment").rpartition(":")[2])
         bodies = [_webhook(number) for number in range(count)]
+        run_async(servers.databases.age_log())
+        os.sync()
         took_ms, lasted = run_async(_send(port, bodies, a_second))
         credited_after = _wait_for_credit(cluster, count)
         balances = cluster.balances()

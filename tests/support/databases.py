@@ -3,10 +3,14 @@
 import os
 from pathlib import Path
 
+import asyncpg
+
 from deploy.local.databases import APP, OWNER, create_database, create_roles, drop_database, role_url
 from shared.db import SHARED_MIGRATIONS, migrate
 
 SERVICES = Path(__file__).parents[2] / "services"
+# As many as PostgreSQL keeps for reuse by default: min_wal_size is 80 MB.
+LOG_FILES = 5
 PASSWORDS = {OWNER: "tollkeeper-test-owner", APP: "tollkeeper-test-app"}
 
 
@@ -32,6 +36,20 @@ class Databases:
         """Make `to` anew as a copy of a database that nobody is in."""
         await drop_database(self._admin_url, to)
         await create_database(self._admin_url, to, template=name)
+
+    async def age_log(self) -> None:
+        """Let the server reuse files of its write-ahead log, as one does that has run for a while.
+
+        A new server writes 16 MB of zeros and waits for the disk whenever a file is full, and everybody waits with it.
+        """
+        connection = await asyncpg.connect(self._admin_url, timeout=10)
+        try:
+            for _ in range(LOG_FILES):
+                await connection.execute("select pg_logical_emit_message(true, 'age', '')")
+                await connection.execute("select pg_switch_wal()")
+            await connection.execute("checkpoint")
+        finally:
+            await connection.close()
 
     async def drop(self, name: str) -> None:
         await drop_database(self._admin_url, name)
