@@ -31,8 +31,8 @@ async def load_ends(bootstrap: str, prefix: str) -> dict[str, dict[int, int]]:
     try:
         partitions = await find_topics(bootstrap, prefix)
         consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id=f"{prefix}tollkeeper-wait")
-        await consumer.start()
         try:
+            await consumer.start()
             ends: dict[str, dict[int, int]] = {}
             for topic, count in partitions.items():
                 places = [TopicPartition(prefix + topic, number) for number in range(count)]

@@ -111,11 +111,7 @@ class ChargePoster:
             for arrival in by_shard[shard]
             if arrival.batch.seq <= stream.seq
         ]
-        known: dict[int, dict[int, set[bytes]]] = {}
-        if repeats:
-            for (shard, seq), digests in (await load_known_hashes(connection, repeats)).items():
-                known.setdefault(shard, {})[seq] = digests
-        return known
+        return await load_known_hashes(connection, repeats)
 
     async def _settle(
         self, connection: Connection, streams: dict[int, StreamRow], verdicts: dict[int, Verdict]

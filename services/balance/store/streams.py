@@ -143,8 +143,10 @@ async def load_gaps(connection: Connection) -> list[Gap]:
 
 async def load_known_hashes(
     connection: Connection, batches: Sequence[tuple[int, int]]
-) -> dict[tuple[int, int], set[bytes]]:
-    """The hashes of what was posted, or set aside, under (shard, seq) pairs; a pair without any has no evidence."""
+) -> dict[int, dict[int, set[bytes]]]:
+    """The hashes of what was posted, or set aside, under (shard, seq) pairs, by shard and seq."""
+    if not batches:
+        return {}
     rows = await connection.fetch(
         """
         with b as (select * from unnest($1::int[], $2::bigint[]) b(shard, seq))
@@ -154,9 +156,9 @@ async def load_known_hashes(
         [shard for shard, _ in batches],
         [seq for _, seq in batches],
     )
-    known: dict[tuple[int, int], set[bytes]] = {}
+    known: dict[int, dict[int, set[bytes]]] = {}
     for shard, seq, digest in rows:
-        known.setdefault((shard, seq), set()).add(digest)
+        known.setdefault(shard, {}).setdefault(seq, set()).add(digest)
     return known
 
 

@@ -107,6 +107,8 @@ async def lock_orders_of_payments(
 
     Orders are locked in ascending order, so that nobody waits for one another in a circle.
     """
+    if not named:
+        return []
     rows = await connection.fetch(
         f"""
         with locked as materialized (
