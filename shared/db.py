@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import asyncpg
+from asyncpg.exceptions import _base as _client_errors
 
 from shared.clock import DAY_US, from_us
-from shared.errors import Corruption
+from shared.errors import Corruption, TransientFault
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -40,6 +41,25 @@ TRANSIENT = (
     OSError,
     asyncio.TimeoutError,
 )
+
+# PostgreSQL's error classes that come from the data itself: 22 (data exception) and 23 (integrity violation).
+_DATA_CLASSES = ("22", "23")
+
+
+def is_transient(error: BaseException) -> bool:
+    """Whether an error says nothing about the data: everything of a connection, a session or a server does not.
+
+    Known by name or not: an error of asyncpg is transient unless PostgreSQL's class is 22 or 23, or asyncpg could not
+    encode an argument. A unique violation is a race until a retry shows otherwise.
+    Source: PostgreSQL 18, appendix A, error codes.
+    """
+    if isinstance(error, TransientFault | OSError | asyncio.TimeoutError | asyncpg.UniqueViolationError):
+        return True
+    if isinstance(error, _client_errors.DataError):
+        return False
+    if isinstance(error, asyncpg.PostgresError):
+        return not (error.sqlstate or "").startswith(_DATA_CLASSES)
+    return isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError)
 
 
 async def prepare_connection(connection: Connection) -> None:
