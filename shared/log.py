@@ -1,9 +1,68 @@
-"""Structured logs: one JSON object a line on standard error, UTC times, no secrets and no payloads."""
+"""Structured logs: one JSON object a line on standard error, UTC times, no secrets and no payloads.
+
+An error of the database or of a validation names columns and fields, never values: a value may be a customer's name.
+"""
 
 import logging
+import re
 import sys
+import traceback
+from types import TracebackType
+from typing import Final, TypeAlias
 
+import asyncpg
+import pydantic
 import structlog
+
+_ExcInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+
+# What libraries put into their messages of what they were given.
+_VALUES: Final = (
+    (re.compile(r"(invalid input for query argument \$\d+).*", re.DOTALL), r"\1"),
+    (re.compile(r"\s*\b(DETAIL|CONTEXT|STATEMENT):.*", re.DOTALL), ""),
+    (re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL), "input_value=…"),
+)
+# PostgreSQL's classes whose messages may repeat a value: data exceptions and integrity violations.
+_DATA_CLASSES: Final = ("22", "23")
+_CHAIN_MAX: Final = 10
+
+
+def describe_safely(error: BaseException) -> str:
+    """What an error says, without the values that it was given."""
+    if isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_DATA_CLASSES):
+        named = [getattr(error, name, None) for name in ("table_name", "column_name", "constraint_name")]
+        where = " ".join(name for name in named if name)
+        return f"{type(error).__name__} {error.sqlstate or ''} {where}".strip()
+    if isinstance(error, pydantic.ValidationError):
+        places = [".".join(map(str, item["loc"])) + ": " + item["type"] for item in error.errors()[:5]]
+        return f"{type(error).__name__}: {'; '.join(places)}"
+    return redact(f"{type(error).__name__}: {error}")
+
+
+def redact(text: str) -> str:
+    """Cut the values out of a library's message."""
+    for pattern, instead in _VALUES:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def _redact_values(_logger: object, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    return {name: redact(value) if isinstance(value, str) else value for name, value in event.items()}
+
+
+def _format_exception(exc_info: _ExcInfo) -> str:
+    """A traceback as Python writes it, oldest cause first, with each error described without values."""
+    parts: list[str] = []
+    error: BaseException | None = exc_info[1]
+    for _ in range(_CHAIN_MAX):
+        if error is None:
+            break
+        frames = "".join(traceback.format_tb(error.__traceback__))
+        parts.append(f"Traceback (most recent call last):\n{frames}{describe_safely(error)}")
+        if isinstance(error, BaseExceptionGroup):
+            parts += [_format_exception((type(one), one, one.__traceback__)) for one in error.exceptions]
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return "\n\nwhich led to:\n\n".join(reversed(parts))
 
 
 def configure_logging(service: str, level: str = "INFO") -> None:
@@ -13,7 +72,8 @@ def configure_logging(service: str, level: str = "INFO") -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
+        structlog.processors.ExceptionRenderer(_format_exception),
+        _redact_values,
     ]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],

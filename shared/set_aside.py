@@ -14,7 +14,7 @@ from prometheus_client import Gauge
 from shared.clock import SECOND_US
 from shared.db import Connection
 from shared.errors import RecordError, Refusal
-from shared.log import get_logger
+from shared.log import describe_safely, get_logger
 
 logger = get_logger(__name__)
 
@@ -50,7 +50,7 @@ def describe_error(error: BaseException) -> str:
         return f"{error.code}: {error.detail}"[:REASON_LENGTH_MAX]
     if isinstance(error, RecordError):
         return f"{error.reason}: {error.detail}"[:REASON_LENGTH_MAX]
-    return f"{type(error).__name__}: {error}".splitlines()[0][:REASON_LENGTH_MAX].replace("\x00", "")
+    return describe_safely(error).partition("\n")[0][:REASON_LENGTH_MAX].replace("\x00", "")
 
 
 async def set_aside(

@@ -28,6 +28,9 @@ _SETTINGS = {
     "max_connections": "200",
     "timezone": "UTC",
     "log_timezone": "UTC",
+    # Without DETAIL and STATEMENT: they hold rows and arguments, and those hold names and addresses.
+    "log_error_verbosity": "terse",
+    "log_min_error_statement": "panic",
 }
 
 
