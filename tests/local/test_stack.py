@@ -152,7 +152,16 @@ async def test_a_killed_supervisor_leaves_nothing_after_down(embedded: dict[str,
 
 
 def _start(environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen([*COMMAND, "up"], env=dict(environment), cwd=_ROOT, stdout=subprocess.PIPE, text=True)
+    """In a process group of its own, as a shell would."""
+    return subprocess.Popen(
+        [*COMMAND, "up"],
+        env=dict(environment),
+        cwd=_ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 async def test_ctrl_c_stops_it_cleanly(addressed: dict[str, str], home: Path) -> None:
@@ -167,6 +176,18 @@ async def test_ctrl_c_stops_it_cleanly(addressed: dict[str, str], home: Path) ->
     assert "stopping" in output
     assert not is_taken(int(addressed["TOLLKEEPER_METERING_PORT"]))
     assert read_status(addressed)["phase"] == "stopped"
+
+
+async def test_ctrl_c_while_the_servers_are_made_is_no_fault(embedded: dict[str, str], home: Path) -> None:
+    """The terminal sends it to every process of its group: initdb and Java are none of it."""
+    process = _start(embedded)
+    making = home / "postgres" / "MAKING"
+    await eventually(making.exists, what="initdb")
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, output
+    assert "asked to stop before everything was ready" in output
+    assert read_status(embedded)["phase"] == "stopped"
 
 
 def test_services_get_what_they_need_and_no_more(addressed: dict[str, str]) -> None:

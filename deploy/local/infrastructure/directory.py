@@ -45,6 +45,11 @@ class DataDirectory:
         self.root.mkdir(parents=True, exist_ok=True)
         write_private(self.root / MAKING, "")
         make()
+        if not (self.data / essential).exists():
+            raise StackError(
+                f"{self._server} made its data directory, but not in {self.data}: {essential} is not there. Does its "
+                "path hold letters that this system's locale has not? Set TOLLKEEPER_HOME to another folder."
+            )
         write_private(self.root / COMPLETE, "")
         (self.root / MAKING).unlink()
         return True

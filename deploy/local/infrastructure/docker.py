@@ -12,7 +12,7 @@ from urllib.parse import quote
 from deploy.local.faults import StackError
 from deploy.local.infrastructure.probes import wait_for_kafka, wait_for_postgres
 from deploy.local.ports import LOOPBACK
-from deploy.local.processes import write_private
+from deploy.local.processes import run_apart, write_private
 
 COMPOSE_FILE = Path(__file__).parents[3] / "docker-compose.yml"
 _START_SECONDS = 120
@@ -24,9 +24,7 @@ def engine_answers() -> bool:
     if client is None:
         return False
     try:
-        answer = subprocess.run(
-            [client, "version", "--format", "{{.Server.Version}}"], capture_output=True, timeout=10, check=False
-        )
+        answer = run_apart([client, "version", "--format", "{{.Server.Version}}"], timeout_seconds=10)
     except (OSError, subprocess.TimeoutExpired):
         return False
     return answer.returncode == 0
@@ -72,7 +70,7 @@ class ComposeInfrastructure:
             "TOLLKEEPER_KAFKA_PORT": str(self._ports["kafka"]),
             "TOLLKEEPER_POSTGRES_PASSWORD": self._password(),
         }
-        answer = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        answer = run_apart(command, environment=environment)
         if answer.returncode != 0:
             raise StackError(f"`{' '.join(command)}` failed:\n{answer.stderr.strip()[-1500:]}")
 
@@ -84,17 +82,12 @@ class ComposeInfrastructure:
             "status=exited",
         )
         command = ["docker", "ps", "--all", "--quiet", *(part for name in filters for part in ("--filter", name))]
-        ended = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+        ended = run_apart(command).stdout.split()
         if not ended:
             return None
-        told = subprocess.run(
-            ["docker", "logs", "--tail", "20", ended[0]],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        return f"the container of {service} ended. Its last words:\n{told.stdout.strip()[-1500:]}"
+        told = run_apart(["docker", "logs", "--tail", "20", ended[0]])
+        words = (told.stdout + told.stderr).strip()[-1500:]
+        return f"the container of {service} ended. Its last words:\n{words}"
 
     def _password(self) -> str:
         if not self._password_file.exists():
@@ -105,7 +98,7 @@ class ComposeInfrastructure:
 
 def _compose_command() -> list[str]:
     """`docker compose` (the plug-in), else `docker-compose` (the older program)."""
-    probe = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
+    probe = run_apart(["docker", "compose", "version"])
     if probe.returncode == 0:
         return ["docker", "compose"]
     if older := shutil.which("docker-compose"):

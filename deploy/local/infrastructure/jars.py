@@ -2,11 +2,12 @@
 
 import fcntl
 import shutil
-import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
 from deploy.local.faults import StackError
+from deploy.local.infrastructure.java import java_environment
+from deploy.local.processes import run_apart
 from deploy.local.space import require_space
 
 POM = Path(__file__).parent.parent / "kafka" / "pom.xml"
@@ -27,11 +28,12 @@ def _folder(cache: Path) -> Path:
     return cache / f"kafka-{kafka_version()}"
 
 
-def provide_jars(cache: Path) -> Path:
+def provide_jars(cache: Path, java: Path | None = None) -> Path:
     """The folder with Kafka's jars, copied there now if it was not yet.
 
     Maven copies into a folder of another name, which is renamed when it is whole: an interrupted copy is never used.
     One process copies at a time (Maven's own repository does not bear two writers); the others wait for it.
+    `java` is what Maven runs on, which alone would find the system's or none.
     """
     jars = _folder(cache)
     if jars.exists():
@@ -50,20 +52,21 @@ def provide_jars(cache: Path) -> Path:
         if not jars.exists():
             partial = cache / f"{jars.name}.partial"
             shutil.rmtree(partial, ignore_errors=True)
-            _copy(maven, partial)
+            _copy(maven, partial, java)
             partial.rename(jars)
     return jars
 
 
-def _copy(maven: str, target: Path) -> None:
+def _copy(maven: str, target: Path, java: Path | None) -> None:
     command = [
         *(maven, "-q", "-B", "-f", str(POM), "dependency:copy-dependencies"),
         *(f"-DoutputDirectory={target}", "-DincludeScope=runtime"),
     ]
-    answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    answer = run_apart(command, environment=java_environment(java))
     if answer.returncode != 0 or not any(target.glob("kafka_*.jar")):
         shutil.rmtree(target, ignore_errors=True)
+        said = (answer.stdout + answer.stderr)[-2000:].strip()
+        likely = "" if "JAVA_HOME" in said else " Is its repository reachable (network, proxy, ~/.m2/settings.xml)?"
         raise StackError(
-            f"Maven could not copy Kafka {kafka_version()} (exit code {answer.returncode}). Is its repository "
-            f"reachable (network, proxy, ~/.m2/settings.xml)? Maven says:\n{(answer.stdout + answer.stderr)[-2000:]}"
+            f"Maven could not copy Kafka {kafka_version()} (exit code {answer.returncode}).{likely} Maven says:\n{said}"
         )

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from deploy.local.faults import StackError
+from deploy.local.processes import run_apart
 
 JAVA_VERSION_MIN = 17
 _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
@@ -28,12 +29,26 @@ def find_java() -> Path:
     )
 
 
+def java_environment(java: Path | None = None) -> dict[str, str]:
+    """The caller's environment for a program on Java; with `java`, for one that looks for its Java itself.
+
+    Java reads and writes file names in the locale's encoding: in a locale without UTF-8 a folder with other letters
+    than ASCII can't be entered.
+    """
+    environment = os.environ | {"LC_ALL": "C.UTF-8"}
+    home = None if java is None else java.resolve().parent.parent
+    # A version manager's `java` is a script somewhere else.
+    if home is not None and (home / "lib" / "modules").exists():
+        environment["JAVA_HOME"] = str(home)
+    return environment
+
+
 def _candidates() -> list[Path]:
     candidates = []
     if home := os.environ.get("JAVA_HOME"):
-        candidates.append(Path(home) / "bin" / "java")
+        candidates.append(Path(home).absolute() / "bin" / "java")
     if system := shutil.which("java"):
-        candidates.append(Path(system))
+        candidates.append(Path(system).absolute())
     if bundled := _bundled_java():
         candidates.append(bundled)
     return candidates
@@ -50,7 +65,7 @@ def _bundled_java() -> Path | None:
 
 def _major_version(java: Path) -> int | None:
     try:
-        answer = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=30, check=False)
+        answer = run_apart([java, "-version"], environment=java_environment(), timeout_seconds=30)
     except (OSError, subprocess.TimeoutExpired):
         return None
     match = _VERSION.search(answer.stderr + answer.stdout)

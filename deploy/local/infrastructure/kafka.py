@@ -4,7 +4,6 @@ import base64
 import json
 import secrets
 import signal
-import subprocess
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -12,16 +11,19 @@ from typing import Self
 from deploy.local.faults import StackError
 from deploy.local.infrastructure.directory import DataDirectory
 from deploy.local.infrastructure.jars import provide_jars
-from deploy.local.infrastructure.java import find_java
+from deploy.local.infrastructure.java import find_java, java_environment
 from deploy.local.infrastructure.probes import wait_for_kafka
 from deploy.local.ports import LOOPBACK, find_free_port, is_taken, require_free
-from deploy.local.processes import ManagedProcess, stop_leftover, write_private
+from deploy.local.processes import ManagedProcess, run_apart, stop_leftover, write_private
 from deploy.local.space import require_space
 from shared.topics import MESSAGE_BYTES_MAX
 
 PORT_SETTING = "TOLLKEEPER_KAFKA_PORT"
 _START_SECONDS = 90
 _NODE_ID = 1
+# Kafka runs in its own folder and is told names within it. A whole path would not survive: server.properties is read as
+# ISO-8859-1, log.dirs is a list with commas, a class path one with colons.
+_PROPERTIES, _DATA, _JARS = "server.properties", "data", "jars"
 
 
 class EmbeddedKafka:
@@ -38,7 +40,6 @@ class EmbeddedKafka:
         self._record = self._home / "kafka.process"
         self._root = self._home / "kafka"
         self._directory = DataDirectory(self._root, server="Kafka", used_sign="__cluster_metadata-0")
-        self._properties = self._root / "server.properties"
         self._process: ManagedProcess | None = None
 
     @property
@@ -59,9 +60,10 @@ class EmbeddedKafka:
         require_free(self.port, purpose="Kafka", setting=PORT_SETTING)
         require_space(self._home)
         self._java = find_java()
-        self._jars = provide_jars(self._cache)
+        jars = provide_jars(self._cache, self._java)
         self._root.mkdir(parents=True, exist_ok=True)
-        write_private(self._properties, self._configuration())
+        _link(self._root / _JARS, jars)
+        write_private(self._root / _PROPERTIES, self._configuration())
         self._directory.prepare(self._format, essential="meta.properties")
         self._process = self._make_process()
         self._process.start()
@@ -93,9 +95,10 @@ class EmbeddedKafka:
     def _make_process(self) -> ManagedProcess:
         return ManagedProcess(
             "kafka",
-            [*self._command(f"-Xmx{self._heap_mib}m"), "kafka.Kafka", str(self._properties)],
+            [*self._command(f"-Xmx{self._heap_mib}m"), "kafka.Kafka", _PROPERTIES],
             log=self.log,
             record=self._record,
+            environment=java_environment(),
             directory=self._root,
             stop_signal=signal.SIGTERM,
             stop_seconds=60,
@@ -103,14 +106,14 @@ class EmbeddedKafka:
 
     def _command(self, *options: str) -> list[str]:
         quiet = ("-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true")
-        return [str(self._java), *options, *quiet, "-cp", f"{self._jars}/*"]
+        return [str(self._java), *options, *quiet, "-cp", f"{_JARS}/*"]
 
     def _format(self) -> None:
         cluster_id = base64.urlsafe_b64encode(secrets.token_bytes(16)).decode("ascii").rstrip("=")
         if cluster_id.startswith("-"):
             cluster_id = "A" + cluster_id[1:]  # the tool would take it for an option
-        command = [*self._command(), "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", str(self._properties)]
-        answer = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        command = [*self._command(), "kafka.tools.StorageTool", "format", "-t", cluster_id, "-c", _PROPERTIES]
+        answer = run_apart(command, directory=self._root, environment=java_environment())
         if answer.returncode != 0:
             raise StackError(f"Kafka's storage could not be formatted:\n{(answer.stdout + answer.stderr)[-2000:]}")
 
@@ -124,7 +127,7 @@ class EmbeddedKafka:
             "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
             "controller.listener.names": "CONTROLLER",
             "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-            "log.dirs": self._directory.data,
+            "log.dirs": _DATA,
             "offsets.topic.replication.factor": 1,
             "offsets.topic.num.partitions": 4,
             "transaction.state.log.replication.factor": 1,
@@ -157,3 +160,11 @@ class EmbeddedKafka:
         if process is None or process.running:
             return None
         return f"Kafka ended while starting. The end of {self.log}:\n{process.log_tail()}"
+
+
+def _link(link: Path, target: Path) -> None:
+    """Make `link` point to `target`, wherever it pointed before."""
+    fresh = link.with_name(f"{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)

@@ -3,7 +3,6 @@
 import os
 import secrets
 import signal
-import subprocess
 from collections.abc import Mapping
 from importlib import metadata, util
 from pathlib import Path
@@ -16,7 +15,7 @@ from deploy.local.infrastructure.directory import DataDirectory
 from deploy.local.infrastructure.probes import wait_for_postgres
 from deploy.local.infrastructure.unprivileged import find_user, make_reachable, place_data, place_programs
 from deploy.local.ports import LOOPBACK, require_free
-from deploy.local.processes import ManagedProcess, stop_leftover, write_private
+from deploy.local.processes import ManagedProcess, run_apart, stop_leftover, write_private
 from deploy.local.space import require_space
 
 PORT_SETTING = "TOLLKEEPER_POSTGRES_PORT"
@@ -141,17 +140,7 @@ class EmbeddedPostgres:
             ),
             *("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"),
         ]
-        answer = subprocess.run(
-            command,
-            cwd="/",
-            env=_environment(),
-            user=self._user.uid if self._user else None,
-            group=self._user.gid if self._user else None,
-            extra_groups=[] if self._user else None,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        answer = run_apart(command, directory=Path("/"), environment=_environment(), user=self._user)
         if answer.returncode != 0:
             raise StackError(f"PostgreSQL's initdb failed in {data}:\n{answer.stderr.strip()}")
 

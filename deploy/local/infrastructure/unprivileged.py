@@ -6,11 +6,10 @@ import hashlib
 import os
 import pwd
 import shutil
-import subprocess
 from pathlib import Path
 
 from deploy.local.faults import StackError
-from deploy.local.processes import UnixUser
+from deploy.local.processes import UnixUser, run_apart
 
 _CANDIDATES = ("postgres", "nobody")
 _ROOT_DATA = Path("/var/lib/tollkeeper")
@@ -45,16 +44,25 @@ def place_data(wanted: Path, user: UnixUser | None) -> Path:
 
 
 def place_programs(installed: Path, user: UnixUser | None, cache: Path, version: str) -> Path:
-    """The PostgreSQL programs that `user` can run: the installed ones, or a copy of them in a cache."""
-    if user is None or can_reach(installed, user):
+    """The PostgreSQL programs that `user` can run: the installed ones, or a copy of them in a cache.
+
+    `installed` is the wheel's `<package>/pginstall`. Its programs look for libraries in `<package>.libs` beside the
+    package, so both are copied, and lie there as they lay here.
+    """
+    package = installed.parent
+    libraries = package.with_name(f"{package.name}.libs")
+    needed = [folder for folder in (installed, libraries) if folder.exists()]
+    if user is None or all(can_reach(folder, user) for folder in needed):
         return installed
     cache.mkdir(parents=True, exist_ok=True)
     root = cache if can_reach(cache, user) else _ROOT_CACHE
-    target = root / f"postgresql-{version}"
+    target = root / f"{package.name}-{version}"
     if not target.exists():
         make_reachable(root)
         partial = root / f"{target.name}.partial-{os.getpid()}"
-        shutil.copytree(installed, partial, symlinks=True)
+        for folder in needed:
+            shutil.copytree(folder, partial / folder.relative_to(package.parent), symlinks=True)
+        _open_to_others(partial)
         try:
             partial.rename(target)
         except OSError:
@@ -62,7 +70,15 @@ def place_programs(installed: Path, user: UnixUser | None, cache: Path, version:
             if not target.exists():
                 raise
             shutil.rmtree(partial)
-    return target
+    return target / installed.relative_to(package.parent)
+
+
+def _open_to_others(folder: Path) -> None:
+    """Let others read what its owner reads and run what its owner runs: a private umask may have installed it."""
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            mode = path.stat().st_mode
+            path.chmod(mode | (mode & 0o500) >> 3 | (mode & 0o500) >> 6)
 
 
 def make_reachable(folder: Path) -> None:
@@ -76,13 +92,5 @@ def make_reachable(folder: Path) -> None:
 def can_reach(folder: Path, user: UnixUser) -> bool:
     """Whether `user` passes through every folder on the way to `folder`, or to its nearest existing parent."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    answer = subprocess.run(
-        ["/bin/sh", "-c", 'test -x "$1"', "sh", str(existing)],
-        cwd="/",
-        user=user.uid,
-        group=user.gid,
-        extra_groups=[],
-        capture_output=True,
-        check=False,
-    )
+    answer = run_apart(["/bin/sh", "-c", 'test -x "$1"', "sh", existing], directory=Path("/"), user=user)
     return answer.returncode == 0
