@@ -13,6 +13,7 @@ from services.balance.app.permits import Permits
 from services.balance.rules.permits import Permit
 from services.balance.store.accounts import Account, load_account, load_accounts
 from services.balance.store.adjustments import Adjustment
+from services.balance.store.permits import load_own_use
 from services.balance.store.reading import load_entries, load_status
 from services.balance.store.streams import load_evidence
 from shared.clock import Clock, format_instant
@@ -100,8 +101,12 @@ class BalanceApi:
         return _describe(account)
 
     async def account(self, region: RegionName, tenant_id: TenantId) -> dict[str, Any]:
+        """How the account stands, and would without what refunds, disputes and operators took from it."""
         async with transaction(self._pool) as connection:
-            return _describe(await _require(connection, region, tenant_id))
+            account = await _require(connection, region, tenant_id)
+            own_use = await load_own_use(connection, account.account_id, self._clock.now_us())
+        without_micros = account.standing.balance_micros + own_use.reversed_micros
+        return {**_describe(account), "balance_without_reversals_micros": without_micros}
 
     async def adjust(
         self,

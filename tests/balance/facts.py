@@ -67,15 +67,15 @@ def refund_failed(payment: str, refund: str, amount: int, *, tenant: str = "acme
     return PaymentRefundFailed(id=f"refund_failed/{refund}", subject=f"vn/{tenant}", time=AT_US, data=data)
 
 
-def disputed(payment: str, dispute: str, *, held: int = 0, withdrawn: int = 0) -> PaymentDisputed:
+def disputed(payment: str, dispute: str, *, held: int = 0, withdrawn: int = 0, tenant: str = "acme") -> PaymentDisputed:
     step = "withdrawn" if withdrawn else "opened"
     return PaymentDisputed(
         id=f"disputed/{dispute}/{step}",
-        subject="vn/acme",
+        subject=f"vn/{tenant}",
         time=AT_US,
         data=DisputedData(
             region="vn",
-            tenant_id="acme",
+            tenant_id=tenant,
             provider="stripe",
             payment_id=payment,
             order_id=None,
@@ -87,15 +87,17 @@ def disputed(payment: str, dispute: str, *, held: int = 0, withdrawn: int = 0) -
     )
 
 
-def dispute_closed(payment: str, dispute: str, *, returned: int = 0, withdrawn: int = 0) -> PaymentDisputeClosed:
+def dispute_closed(
+    payment: str, dispute: str, *, returned: int = 0, withdrawn: int = 0, tenant: str = "acme"
+) -> PaymentDisputeClosed:
     outcome = "lost" if withdrawn else "won"
     return PaymentDisputeClosed(
         id=f"dispute_closed/{dispute}/{outcome}",
-        subject="vn/acme",
+        subject=f"vn/{tenant}",
         time=AT_US,
         data=DisputeClosedData(
             region="vn",
-            tenant_id="acme",
+            tenant_id=tenant,
             provider="stripe",
             payment_id=payment,
             order_id=None,

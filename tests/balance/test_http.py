@@ -183,10 +183,14 @@ async def test_hours_are_answered_in_pages_and_as_csv(books: Books, http: httpx.
 
 
 async def test_a_permit_is_granted_and_redeemed(books: Books, http: httpx.AsyncClient) -> None:
-    await adjust(http, -1, "k1")
-    since = (await http.get("/accounts/vn/acme")).json()["negative_since"]
+    [tenant] = tenants_of(1, 1)
+    await books.post(simple(1, {tenant: 1}))
+    await adjust(http, -7, "k1", path=f"vn/{tenant}")
+    account = (await http.get(f"/accounts/vn/{tenant}")).json()
+    assert (account["balance_micros"], account["balance_without_reversals_micros"]) == (-8, -1)
+    since = account["negative_since"]
     books.clock.set(START_US + GRACE_US)
-    body = {"region": "vn", "tenant_id": "acme", "negative_since": since, "due_at": "2027-01-16T08:00:00Z"}
+    body = {"region": "vn", "tenant_id": tenant, "negative_since": since, "due_at": "2027-01-16T08:00:00Z"}
     granted = await http.post("/deletion-permits", json=body)
     assert (granted.status_code, granted.json()["expires_at"]) == (201, "2027-01-16T08:01:00Z")
     path = f"/deletion-permits/{granted.json()['permit_id']}/redemptions"

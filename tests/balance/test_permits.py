@@ -5,12 +5,16 @@ import asyncio
 import pytest
 
 from services.balance.app import accounts as accounts_module
+from services.balance.app import permits as permits_module
+from services.balance.store.accounts import load_account
 from services.balance.store.adjustments import Adjustment, insert_adjustment
+from services.balance.store.permits import OwnUse, load_own_use
 from shared.clock import HOUR_US, SECOND_US
 from shared.db import Connection
 from shared.errors import Refusal
 from tests.balance.batches import charges, encode, make_batch, simple, tenants_of
 from tests.balance.books import GRACE_US, PERMIT_US, START_US, Books
+from tests.balance.facts import captured, dispute_closed, disputed, refund_failed, refunded
 from tests.support.eventually import eventually
 
 DUE_US = START_US + GRACE_US
@@ -183,3 +187,75 @@ async def test_grants_redemptions_and_credits_at_once_end_without_a_live_permit(
             with pytest.raises(Refusal):
                 await books.permits.redeem(str(permit_id), "ctr-2")
     assert await books.audit() == []
+
+
+async def lend(books: Books, tenant: str) -> None:
+    """A customer who bought 100 and used 80 of it."""
+    await books.pay(captured("stripe:pi_1", 100, tenant=tenant))
+    await books.post(simple(1, {tenant: 80}))
+
+
+async def take_back(books: Books, tenant: str, how: str) -> None:
+    if how == "an operator's debit":
+        await books.credit(tenant, -60, "debit")
+    elif how == "a refund":
+        await books.pay(refunded("stripe:pi_1", "re_1", 60, tenant=tenant))
+    else:
+        await books.pay(disputed("stripe:pi_1", "dp_1", held=0, withdrawn=60, tenant=tenant))
+
+
+@pytest.mark.parametrize("how", ["an operator's debit", "a refund", "a dispute"])
+async def test_who_is_below_zero_by_what_was_taken_from_him_loses_nothing(books: Books, how: str) -> None:
+    [tenant] = tenants_of(1, 1)
+    await lend(books, tenant)
+    await take_back(books, tenant, how)
+    assert await books.balance(tenant) == -40
+    books.clock.set(DUE_US)
+    with pytest.raises(Refusal, match="not-own-use"):
+        await books.permits.grant("vn", tenant, START_US, DUE_US)
+
+    # His own use takes him below zero as well: a grace period later, and no sooner, that is a reason.
+    await books.post(simple(2, {tenant: 21}))
+    books.clock.set(DUE_US + GRACE_US - 1)
+    with pytest.raises(Refusal, match="not-own-use"):
+        await books.permits.grant("vn", tenant, START_US, DUE_US)
+    books.clock.set(DUE_US + GRACE_US)
+    permit = await books.permits.grant("vn", tenant, START_US, DUE_US)
+    await books.permits.redeem(permit.permit_id, "ctr-1")
+
+
+async def test_what_is_taken_after_the_grant_voids_no_permit_of_an_own_debt_and_what_is_won_back_is_no_reversal(
+    books: Books, debtor: str
+) -> None:
+    permit = await books.permits.grant("vn", debtor, START_US, DUE_US)
+    await books.credit(debtor, -60, "debit")
+    await books.permits.redeem(permit.permit_id, "ctr-1")
+
+
+async def test_a_redemption_looks_at_the_own_use_again(
+    books: Books, debtor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A permit of before the rule, or of a ledger that was corrected: the redemption decides by what is known then."""
+    permit = await books.permits.grant("vn", debtor, START_US, DUE_US)
+
+    async def load(*_arguments: object) -> OwnUse:
+        return OwnUse(50, 0)
+
+    monkeypatch.setattr(permits_module, "load_own_use", load)
+    with pytest.raises(Refusal, match="not-own-use"):
+        await books.permits.redeem(permit.permit_id, "ctr-1")
+
+
+async def test_a_refund_that_failed_and_a_dispute_that_was_won_are_no_reversals(books: Books, debtor: str) -> None:
+    await books.pay(
+        refunded("stripe:pi_1", "re_1", 60, tenant=debtor),
+        disputed("stripe:pi_1", "dp_1", held=0, withdrawn=70, tenant=debtor),
+    )
+    await books.pay(
+        refund_failed("stripe:pi_1", "re_1", 60, tenant=debtor),
+        dispute_closed("stripe:pi_1", "dp_1", returned=70, tenant=debtor),
+    )
+    async with books.pool.acquire() as connection:
+        account = await load_account(connection, "vn", debtor)
+        assert account is not None
+        assert await load_own_use(connection, account.account_id, DUE_US) == OwnUse(0, account.standing.balance_micros)

@@ -8,11 +8,12 @@ from services.balance.store.permits import (
     insert_permit,
     insert_redemption,
     load_last_permit,
+    load_own_use,
     load_permit,
     load_redemption,
 )
 from shared.clock import SECOND_US, Clock
-from shared.db import Pool, transaction
+from shared.db import Connection, Pool, transaction
 from shared.errors import Refusal
 from shared.ids import fact_id
 from shared.log import get_logger
@@ -38,7 +39,7 @@ class Permits:
                 raise Refusal("account-not-found", f"there is no account {region}/{tenant_id}", status=404)
             now_us = self._clock.now_us()
             grace_us = self._settings.regions[region].grace_seconds * SECOND_US
-            debtor = _debtor(account)
+            debtor = await self._load_debtor(connection, account, now_us)
             check_grant(debtor, negative_since_us, due_at_us, grace_us, now_us)
             pending = await load_pending_orders(connection, account.account_id)
             check_orders(pending, negative_since_us + grace_us, now_us)
@@ -67,7 +68,8 @@ class Permits:
             account = await lock_account_id(connection, permit.account_id)
             now_us = self._clock.now_us()
             known = await load_redemption(connection, permit_id, resource_id)
-            check_redemption(permit, _debtor(account), now_us, redeemed=known is not None)
+            debtor = await self._load_debtor(connection, account, now_us)
+            check_redemption(permit, debtor, now_us, redeemed=known is not None)
             if known is not None:
                 return permit, known
             redemption = Redemption(permit_id, resource_id, now_us)
@@ -75,6 +77,14 @@ class Permits:
         logger.info("permit.redeemed", permit_id=permit_id, resource_id=resource_id)
         return permit, redemption
 
-
-def _debtor(account: Account) -> Debtor:
-    return Debtor(account.standing.balance_micros, account.standing.negative_since_us, account.credits, account.orders)
+    async def _load_debtor(self, connection: Connection, account: Account, now_us: int) -> Debtor:
+        standing = account.standing
+        grace_us = self._settings.regions[account.region].grace_seconds * SECOND_US
+        own_use = await load_own_use(connection, account.account_id, now_us - grace_us)
+        return Debtor(
+            standing.balance_micros,
+            standing.negative_since_us,
+            account.credits,
+            account.orders,
+            max(standing.balance_micros + own_use.reversed_micros, own_use.balance_then_micros),
+        )

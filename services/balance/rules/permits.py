@@ -13,12 +13,17 @@ from shared.errors import Refusal
 
 @dataclass(frozen=True, slots=True)
 class Debtor:
-    """A locked account, as far as a permit depends on it."""
+    """A locked account, as far as a permit depends on it.
+
+    `own_use_micros`: the balance without refunds, disputes and operators' debits, the higher of now and a grace period
+    ago: only its own use for the whole grace period is a reason to delete.
+    """
 
     balance_micros: int
     negative_since_us: int | None
     credits: int
     orders: int
+    own_use_micros: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ def check_grant(debtor: Debtor, negative_since_us: int, due_at_us: int, grace_us
         raise Refusal("grace-period", f"deletion is due no earlier than {earliest}", due_at=earliest)
     if now_us < due_at_us:
         raise Refusal("not-due", f"deletion is due at {format_instant(due_at_us)}", due_at=format_instant(due_at_us))
+    _check_own_use(debtor)
 
 
 def check_orders(pending: Iterable[PendingOrder], due_us: int, now_us: int) -> None:
@@ -85,6 +91,7 @@ def check_redemption(permit: Permit, debtor: Debtor, now_us: int, *, redeemed: b
         raise Refusal(
             "permit-expired", f"the permit expired at {format_instant(permit.expires_at_us)}; ask for another"
         )
+    _check_own_use(debtor)
 
 
 def _check_debt(debtor: Debtor, negative_since_us: int) -> None:
@@ -93,3 +100,12 @@ def _check_debt(debtor: Debtor, negative_since_us: int) -> None:
     if debtor.negative_since_us != negative_since_us:
         since = format_instant(debtor.negative_since_us)
         raise Refusal("negative-since-differs", f"the account is below zero since {since}", negative_since=since)
+
+
+def _check_own_use(debtor: Debtor) -> None:
+    if debtor.own_use_micros >= 0:
+        raise Refusal(
+            "not-own-use",
+            "without refunds, disputes and operators' debits the account was not below zero for the whole grace period",
+            own_use_micros=debtor.own_use_micros,
+        )

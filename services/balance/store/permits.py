@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from services.balance.rules.permits import Permit
-from shared.db import Connection
+from shared.db import Connection, day_of
 
 
 async def load_last_permit(
@@ -43,6 +43,46 @@ async def insert_permit(
         granted_at_us,
         permit.expires_at_us,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class OwnUse:
+    """What refunds, disputes and operators took up to now, and the balance without all that at an earlier instant."""
+
+    reversed_micros: int
+    balance_then_micros: int
+
+
+async def load_own_use(connection: Connection, account_id: int, then_us: int) -> OwnUse:
+    """Read what tells an account's own use from what was taken from it; the caller holds the account.
+
+    A refund that failed and a dispute that was won give back what they took. An operator's credit gives back no debit:
+    nothing says which one it is for.
+    """
+    row = await connection.fetchrow(
+        """
+        with moved as (
+          select split_part(fact_id, '/', 1) as kind, amount_micros, posted_at from posted_fact where account_id = $1
+          union all
+          select 'debited', amount_micros, posted_at from adjustment where account_id = $1 and amount_micros < 0
+        ), reversed as (
+          select u.instant,
+            greatest(0, -coalesce(sum(amount_micros) filter (where kind in ('refunded', 'refund_failed')), 0))
+            + greatest(0, -coalesce(sum(amount_micros) filter (where kind in ('disputed', 'dispute_closed')), 0))
+            - coalesce(sum(amount_micros) filter (where kind = 'debited'), 0) as micros
+          from unnest(array['infinity', $2]::timestamptz[]) u(instant) left join moved on moved.posted_at <= u.instant
+          group by u.instant
+        )
+        select (select micros from reversed where instant = 'infinity')::bigint,
+          (coalesce((select balance_after_micros from entry where account_id = $1 and day <= $3 and posted_at <= $2
+            order by entry_number desc limit 1), 0) + (select micros from reversed where instant = $2))::bigint
+        """,
+        account_id,
+        then_us,
+        day_of(then_us),
+    )
+    assert row is not None
+    return OwnUse(*row)
 
 
 async def load_permit(connection: Connection, permit_id: str) -> Permit | None:

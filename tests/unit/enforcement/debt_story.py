@@ -60,10 +60,13 @@ class Postings:
     def add(self, at_us: int, delta_micros: int) -> None:
         self.posted.append((at_us, delta_micros))
 
+    def balance_at(self, instant_us: int) -> int:
+        return sum(delta for at_us, delta in self.posted if at_us <= instant_us)
+
     def may_delete(self, now_us: int) -> bool:
         """Below zero at every instant of the last grace period, and nothing in the customer's favour within it."""
         start_us = now_us - GRACE_US
-        balance = sum(delta for at_us, delta in self.posted if at_us <= start_us)
+        balance = self.balance_at(start_us)
         if balance >= 0:
             return False
         for at_us, delta in self.posted:

@@ -102,7 +102,9 @@ class Pair:
             self.reminded.append((self.case.case_id, reminder.planned_at_us))
 
     def _debtor(self) -> Debtor:
-        return Debtor(self.standing.balance_micros, self.standing.negative_since_us, self.credits, 0)
+        balance_micros = self.standing.balance_micros
+        own_use_micros = max(balance_micros, self.postings.balance_at(self.now_us - GRACE_US))
+        return Debtor(balance_micros, self.standing.negative_since_us, self.credits, 0, own_use_micros)
 
 
 def _account(standing: Standing) -> Account:
