@@ -14,6 +14,7 @@ from services.enforcement.api import create_routes as enforcement_routes
 from services.metering.api import MeteringApi
 from services.payment.api import PaymentApi
 from services.payment.api_auto_top_up import AutoTopUpApi
+from services.payment.api_open_payments import OpenPaymentsApi
 from services.payment.api_operators import OperatorApi
 from services.payment.api_pages import PagesApi
 from services.payment.api_reconciliation import ReconciliationApi
@@ -57,6 +58,7 @@ def declare_payment() -> FastAPI:
     parts = (
         PaymentApi(ABSENT, ABSENT),
         OperatorApi(ABSENT, ABSENT, ABSENT),
+        OpenPaymentsApi(ABSENT, ABSENT),
         ReconciliationApi(ABSENT, ABSENT),
         AutoTopUpApi(ABSENT),
         PagesApi(ABSENT, ABSENT, ABSENT, ABSENT),

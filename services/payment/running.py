@@ -8,6 +8,7 @@ from fastapi import FastAPI
 
 from services.payment.api import PaymentApi
 from services.payment.api_auto_top_up import AutoTopUpApi
+from services.payment.api_open_payments import OpenPaymentsApi
 from services.payment.api_operators import OperatorApi
 from services.payment.api_pages import PagesApi
 from services.payment.api_reconciliation import ReconciliationApi
@@ -124,6 +125,7 @@ def include_routes(api: FastAPI, service: Service, edges: Edges) -> None:
     """Everything that payment answers, but for its dead letters."""
     api.include_router(PaymentApi(service.rates, service.topups).router)
     api.include_router(OperatorApi(service.rates, service.settlement, service.refunds).router)
+    api.include_router(OpenPaymentsApi(service.pool, service.clock).router)
     api.include_router(ReconciliationApi(service.clock, service.reconciler).router)
     api.include_router(AutoTopUpApi(service.auto_top_ups).router)
     api.include_router(PagesApi(service.topups, service.reconciler.balance, service.receipts, edges.read_vnpay).router)
