@@ -33,8 +33,9 @@ READY_SECONDS = 60
 class Cluster:
     """Services `names` with databases, topics and a clock of their own; the servers are given.
 
-    `start_us` is the clock's first instant; without `started` the test starts the services itself. A context manager:
-    whatever runs at its end is ended.
+    `start_us` is the clock's first instant; without `started` the test starts the services itself. With `processes` of
+    2 every service has a second process beside the first, called "metering-2" and so on, with a port of its own. A
+    context manager: whatever runs at its end is ended.
     """
 
     launcher = "tests.system.launch"
@@ -49,6 +50,7 @@ class Cluster:
         regions: Mapping[str, Mapping[str, Any]],
         start_us: int,
         names: Sequence[str] = ("metering", "balance"),
+        processes: int = 1,
         shards: int = 8,
         settle_delay_seconds: int = 3,
         settings: Mapping[str, str] | None = None,
@@ -59,12 +61,15 @@ class Cluster:
         self.regions = regions
         self.credits: dict[Account, int] = {}
         self.names = tuple(names)
+        self.process_names = tuple(
+            name if number == 1 else f"{name}-{number}" for number in range(1, processes + 1) for name in names
+        )
         self._settle_delay_seconds = settle_delay_seconds
         self._started = started
         self._databases = databases
         self._database_names: list[str] = []
         self._urls: dict[str, tuple[str, str]] = {}
-        self._ports = {name: find_free_port() for name in (*NAMES, "payment")}
+        self._ports = {name: find_free_port() for name in dict.fromkeys((*NAMES, "payment", *self.process_names))}
         self._processes: dict[str, ManagedProcess] = {}
         self._settings = {"TOLLKEEPER_SHARDS": str(shards), **(settings or {})}
         (home / "TEST").touch()
@@ -77,7 +82,7 @@ class Cluster:
     def __enter__(self) -> Self:
         self.prepare()
         try:
-            started = self.names if self._started else ()
+            started = self.process_names if self._started else ()
             for name in started:
                 self.start(name, wait=False)
             for name in started:
@@ -115,12 +120,14 @@ class Cluster:
     # Processes
 
     def start(self, name: str, *faults: Fault, wait: bool = True) -> None:
-        command = [sys.executable, "-m", self.launcher, name, "serve"]
+        service = name.partition("-")[0]
+        port = {f"TOLLKEEPER_{service.upper()}_PORT": str(self._ports[name])}
+        command = [sys.executable, "-m", self.launcher, service, "serve"]
         process = ManagedProcess(
             name,
             command,
             log=self.home / f"{name}.log",
-            environment=self.environment() | {FAULTS: encode_faults(faults)},
+            environment=self.environment() | port | {FAULTS: encode_faults(faults)},
             directory=REPOSITORY,
         )
         self._processes[name] = process
@@ -145,8 +152,8 @@ class Cluster:
             "TOLLKEEPER_ENFORCEMENT_DELETION_POLL_SECONDS": "0.2",
             "TOLLKEEPER_ENFORCEMENT_DELETION_RETRY_SECONDS": "0.5",
         }
-        for name, port in self._ports.items():
-            ours[f"TOLLKEEPER_{name.upper()}_PORT"] = str(port)
+        for name in (*NAMES, "payment"):
+            ours[f"TOLLKEEPER_{name.upper()}_PORT"] = str(self._ports[name])
             ours[f"TOLLKEEPER_{name.upper()}_URL"] = self.url(name)
         ours["TOLLKEEPER_PAYMENT_PUBLIC_URL"] = self.url("payment")
         for name, (_, app_url) in self._urls.items():
@@ -179,6 +186,9 @@ class Cluster:
     def running(self) -> bool:
         """Whether every process still lives."""
         return all(process.running for process in self._processes.values())
+
+    def is_running(self, name: str) -> bool:
+        return name in self._processes and self._processes[name].running
 
     def kill(self, name: str) -> None:
         self._processes[name].kill()
