@@ -21,8 +21,10 @@ from shared.log import get_logger
 
 logger = get_logger(__name__)
 
-# Dead letters share one stream that no shard can have.
+# Streams that no shard can have: dead letters, and what a service says of itself.
 DEAD_STREAM = -1
+SERVICE_STREAM = -3
+STREAM_HEADER, SEQ_HEADER = "stream", "seq"
 JSON_TYPE = "application/json"
 CLOUDEVENT_TYPE = "application/cloudevents+json"
 KEPT_DAYS = 7
@@ -214,7 +216,12 @@ class Relay:
                         value=row["value"],
                         key=row["key"],
                         partition=row["stream"] % self._partitions[topic],
-                        headers=[("content-type", row["content_type"].encode())],
+                        headers=[
+                            ("content-type", row["content_type"].encode()),
+                            # A database that was set back finds by these what it had published and lost.
+                            (STREAM_HEADER, str(row["stream"]).encode()),
+                            (SEQ_HEADER, str(row["seq"]).encode()),
+                        ],
                     )
                 )
             sent = await asyncio.gather(*futures)

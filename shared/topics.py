@@ -13,6 +13,7 @@ PAYMENT_EVENTS = "payment.events.v1"
 ACCOUNT_EVENTS = "account.events.v1"
 COMMANDS = "container.commands.v1"
 ENFORCEMENT_EVENTS = "enforcement.events.v1"
+SERVICE_EVENTS = "service.events.v1"
 
 DEAD_SUFFIX = ".dead"
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -35,12 +36,14 @@ TOPICS = (
     Topic(ACCOUNT_EVENTS, 4),
     Topic(COMMANDS, 4),
     Topic(ENFORCEMENT_EVENTS, 4),
+    Topic(SERVICE_EVENTS, 1, compacted=True),
     Topic(LIFECYCLE + DEAD_SUFFIX, 1, retention_days=30),
     Topic(USAGE + DEAD_SUFFIX, 1, retention_days=30),
     Topic(CHARGES + DEAD_SUFFIX, 1, retention_days=30),
     Topic(PAYMENT_EVENTS + DEAD_SUFFIX, 1, retention_days=30),
     Topic(ACCOUNT_EVENTS + DEAD_SUFFIX, 1, retention_days=30),
     Topic(ENFORCEMENT_EVENTS + DEAD_SUFFIX, 1, retention_days=30),
+    Topic(SERVICE_EVENTS + DEAD_SUFFIX, 1, retention_days=30),
 )
 
 

@@ -17,6 +17,7 @@ from shared.events.enforcement import EnforcementEvent
 from shared.events.lifecycle import InventoryObserved, LifecycleEvent
 from shared.events.payments import PaymentEvent
 from shared.events.prices import PriceBookPublished
+from shared.events.service import ServiceEvent
 from shared.events.usage import UsageRecorded
 from shared.topics import (
     ACCOUNT_EVENTS,
@@ -27,6 +28,7 @@ from shared.topics import (
     LIFECYCLE,
     PAYMENT_EVENTS,
     PRICE_BOOKS,
+    SERVICE_EVENTS,
     TOPICS,
     USAGE,
 )
@@ -103,6 +105,12 @@ CONTRACTS = (
         "What enforcement asks of a platform, which obeys only before expires_at.",
     ),
     Contract(ENFORCEMENT_EVENTS, "send", EnforcementEvent, "What enforcement did or plans, and to whom."),
+    Contract(
+        SERVICE_EVENTS,
+        "send",
+        ServiceEvent,
+        "That a service's database was set back to a backup, and that an operator confirmed it. Key: service/kind.",
+    ),
     *(
         Contract(topic.name, "send", DeadLetterAnnounced, "Records that could not be understood, without their bytes.")
         for topic in TOPICS

@@ -11,12 +11,11 @@ from services.metering.api import MeteringApi
 from services.metering.app.guard import ClockGuard
 from services.metering.app.intake import Intake, report_pending
 from services.metering.app.lifecycle import Rules
-from services.metering.app.restore import Restore
+from services.metering.app.restore import MeteringRecovery
 from services.metering.app.tick import Ticker
 from services.metering.app.work import Prices
 from services.metering.settings import Settings
 from services.metering.store.shards import ensure_shards
-from services.metering.topic_reader import TopicReader
 from shared.clock import MINUTE_US, Clock, open_clock
 from shared.consumer import OffsetConsumer
 from shared.db import SHARED_MIGRATIONS, Pool, ensure_partitions, migrate, open_pool, transaction
@@ -25,8 +24,11 @@ from shared.http import create_api, dead_letter_routes, serve
 from shared.kafka import open_producer
 from shared.log import configure_logging, get_logger
 from shared.outbox import Relay, keep_topic_layout
+from shared.restore_routes import restore_routes
+from shared.restores import Restores
 from shared.supervisor import Supervisor
-from shared.topics import ENFORCEMENT_EVENTS, LIFECYCLE, TOPICS, USAGE
+from shared.topic_reader import TopicReader
+from shared.topics import CHARGES, ENFORCEMENT_EVENTS, LIFECYCLE, PRICE_BOOKS, TOPICS, USAGE
 
 logger = get_logger(__name__)
 
@@ -52,7 +54,9 @@ async def run_service(settings: Settings) -> None:
     try:
         relay = Relay(pool, producer, clock, topic_prefix=settings.topic_prefix, partitions=partitions)
         prices = Prices()
-        await _make_restore(settings, pool, clock, prices).run()
+        reader = TopicReader(settings.kafka_bootstrap, settings.topic_prefix)
+        restores = Restores(pool, clock, reader, relay, service="metering", topics=(CHARGES, PRICE_BOOKS))
+        await restores.run(_make_recovery(settings, pool, clock, prices, reader))
         supervisor = _wire(settings, pool, clock, prices, relay)
         await supervisor.run()
     finally:
@@ -60,16 +64,18 @@ async def run_service(settings: Settings) -> None:
         await pool.close()
 
 
-def _make_restore(settings: Settings, pool: Pool, clock: Clock, prices: Prices) -> Restore:
+def _make_recovery(
+    settings: Settings, pool: Pool, clock: Clock, prices: Prices, reader: TopicReader
+) -> MeteringRecovery:
     # Of what is taken in again nothing is new: how much it would debit at once is no reason to doubt it.
     limits = replace(settings.limits, correction_hours_max=None)
     intake = Intake(clock, prices, Rules(settings.regions, settings.shards, limits, publishes=False))
-    return Restore(
+    return MeteringRecovery(
         pool,
         clock,
         prices,
         settings,
-        reader=TopicReader(settings.kafka_bootstrap, settings.topic_prefix),
+        reader=reader,
         intake=intake,
         consumer=_make_consumer(settings, pool, clock, intake),
     )
@@ -115,6 +121,7 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: R
     routes = MeteringApi(pool, clock, prices, settings.regions, ticker=ticker, intake=intake, guard=guard, relay=relay)
     api.include_router(routes.router)
     api.include_router(dead_letter_routes(pool, consumer))
+    api.include_router(restore_routes(pool, clock, "metering"))
     supervisor = Supervisor(
         {
             "consumer": consumer.run,

@@ -57,7 +57,7 @@ def test_a_restored_backup_adopts_what_it_had_published(make_cluster: MakeCluste
     cluster.kill("metering")
     cluster.restore("metering")
     # The restored service dies with the batches adopted and nothing settled, and again while it settles.
-    cluster.start("metering", Kill("services.metering.app.restore:Restore._catch_up"), wait=False)
+    cluster.start("metering", Kill("services.metering.app.restore:MeteringRecovery.catch_up"), wait=False)
     cluster.wait_killed("metering")
     cluster.start("metering", Kill("services.metering.app.restore:settle", "after"), wait=False)
     cluster.wait_killed("metering")
@@ -92,8 +92,8 @@ def test_what_came_in_while_metering_was_down_is_charged_with_the_settlement(mak
     cluster.wait_killed("metering")
     cluster.start("metering")
     cluster.settle()
-    assert cluster.query("metering", "select count(*) from restore") == [(0,)]
-    assert "restore.behind" not in cluster.logs()
+    assert cluster.query("metering", "select count(*) from restore_record") == [(0,)]
+    assert "restore.noticed" not in cluster.logs()
 
     cluster.kill("metering")
     cluster.restore("metering")

@@ -3,7 +3,7 @@
 One transaction. What was charged in all is then written down: by the backup's own histories plus the adopted lines.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from services.metering.app.books import catch_up
@@ -16,14 +16,14 @@ from services.metering.store import restore as restore_store
 from services.metering.store import shards as shard_store
 from services.metering.store import usage as usage_store
 from services.metering.store.shards import Shard
-from services.metering.topic_reader import TopicReader
-from shared.db import Connection, ensure_partitions
+from shared.db import Connection
 from shared.errors import Corruption
 from shared.events.charges import ChargeBatch, read_batch
 from shared.events.prices import PriceBookPublished
 from shared.ids import shard_of
 from shared.log import get_logger
 from shared.outbox import Message, insert_messages
+from shared.topic_reader import TopicReader
 from shared.topics import CHARGES, PRICE_BOOKS
 
 logger = get_logger(__name__)
@@ -41,10 +41,11 @@ class _Adopted:
     burns: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     book_version: int = 0
     batches: int = 0
-    offsets: dict[int, int] = field(default_factory=dict)
 
 
-async def adopt(connection: Connection, reader: TopicReader, now_us: int, settle_delay_us: int) -> None:
+async def adopt(
+    connection: Connection, reader: TopicReader, starts: Mapping[int, int], now_us: int, settle_delay_us: int
+) -> None:
     """Adopt everything on the charge topic that this database does not know. Raises Corruption where that has gaps."""
     version = await shard_store.lock_prices(connection)
     shards = await shard_store.lock_all_shards(connection)
@@ -52,8 +53,6 @@ async def adopt(connection: Connection, reader: TopicReader, now_us: int, settle
     adopted = _Adopted(
         await _charged_by_backup(connection, shards, tables), {number: shard.seq for number, shard in shards.items()}
     )
-    await ensure_partitions(connection, "outbox", now_us)
-    starts = await restore_store.load_published_offsets(connection, CHARGES)
     rows: list[tuple[int, Message]] = []
     async for batch, value in _unknown_batches(reader, starts, adopted):
         _add(adopted, batch)
@@ -63,8 +62,7 @@ async def adopt(connection: Connection, reader: TopicReader, now_us: int, settle
             rows.clear()
     await insert_messages(connection, rows, now_us)
     await _adopt_books(connection, reader, version, adopted.book_version, now_us)
-    await _write(connection, adopted, {number: shards[number].seq for number in shards}, settle_delay_us)
-    await restore_store.begin_restore(connection, adopted.batches, now_us)
+    await _write(connection, adopted, settle_delay_us)
     logger.warning("restore.adopted", batches=adopted.batches, shards=len(adopted.charged_at_us))
 
 
@@ -97,11 +95,10 @@ async def load_usage_due(connection: Connection) -> dict[ChargeKey, Charged]:
 
 
 async def _unknown_batches(
-    reader: TopicReader, starts: dict[int, int], adopted: _Adopted
+    reader: TopicReader, starts: Mapping[int, int], adopted: _Adopted
 ) -> AsyncIterator[tuple[ChargeBatch, bytes]]:
     """The batches past each shard's head, in order, each once."""
     async for partition, offset, value in reader.read(CHARGES, starts):
-        adopted.offsets[partition] = offset + 1
         try:
             batch = read_batch(value or b"")
         except ValueError as error:
@@ -153,7 +150,7 @@ async def _adopt_books(connection: Connection, reader: TopicReader, known: int, 
         await catch_up(work, price_store.to_rules(books[version]))
 
 
-async def _write(connection: Connection, adopted: _Adopted, before: dict[int, int], settle_delay_us: int) -> None:
+async def _write(connection: Connection, adopted: _Adopted, settle_delay_us: int) -> None:
     """Move the shards to where the topic is: sequence numbers, `through`, and what was charged."""
     moved: list[Shard] = []
     for number, shard in (await shard_store.lock_all_shards(connection)).items():
@@ -162,7 +159,4 @@ async def _write(connection: Connection, adopted: _Adopted, before: dict[int, in
         moved.append(replace(shard, seq=adopted.heads[number], metered_through_us=through_us))
         await restore_store.insert_charged(connection, number, adopted.charged[number])
     await shard_store.update_shards(connection, moved)
-    ahead = {number: seq for number, seq in adopted.heads.items() if seq > before[number]}
-    await restore_store.mark_published(connection, ahead)
     await shard_store.upsert_burns(connection, adopted.burns)
-    await restore_store.save_published_offsets(connection, CHARGES, adopted.offsets)

@@ -1,11 +1,8 @@
-"""What happens before anything else when metering starts: is this database older than what it published?
+"""What metering does about a database that was set back (shared/restores.py says when).
 
-If so it was restored from a backup. It adopts what the topics have, takes the lifecycle and usage records in again
-without publishing, and then publishes per resource what `charge(history)` says less what was charged (docs/adr/0003).
+It adopts what the topics have, takes the lifecycle and usage records in again without publishing, and then publishes
+per resource what `charge(history)` says less what was charged (docs/adr/0003).
 """
-
-import asyncio
-from contextlib import suppress
 
 from services.metering.app.adoption import adopt, load_usage_due
 from services.metering.app.intake import Intake
@@ -15,25 +12,22 @@ from services.metering.rules.restore import Charged, ChargeKey, charged_of, sett
 from services.metering.settings import Settings
 from services.metering.store import resources as resource_store
 from services.metering.store import restore as restore_store
-from services.metering.store import shards as shard_store
-from services.metering.store.status import load_positions
-from services.metering.topic_reader import TopicReader
 from shared.clock import SECOND_US, Clock
 from shared.consumer import OffsetConsumer
-from shared.db import Connection, Pool, transaction
-from shared.errors import Corruption
-from shared.events.charges import read_batch
+from shared.db import Connection, Pool
 from shared.ids import shard_of
 from shared.log import get_logger
+from shared.restore_records import Restore
+from shared.restores import Offsets, Recovery, consume_to_end
+from shared.topic_reader import TopicReader
 from shared.topics import CHARGES, ENFORCEMENT_EVENTS, LIFECYCLE, USAGE
 
 logger = get_logger(__name__)
 
 CAUSE = "restore"
-_POLL_SECONDS = 0.1
 
 
-class Restore:
+class MeteringRecovery(Recovery):
     """`intake` and `consumer` are ones that publish nothing."""
 
     def __init__(
@@ -55,83 +49,24 @@ class Restore:
         self._intake = intake
         self._consumer = consumer
 
-    async def run(self) -> None:
-        """Return once this database knows all that it published; costs a look at the topic's ends if it always did.
+    async def adopt(self, connection: Connection, restore: Restore, starts: Offsets) -> None:
+        """Adopt the batches, burns and price books that were published since the backup."""
+        delay_us = round(self._settings.settle_delay_seconds * SECOND_US)
+        await adopt(connection, self._reader, starts[CHARGES], restore.restored_at_us, delay_us)
 
-        Other workers wait here too: none ticks or takes in before a restore is settled.
-        """
-        async with self._pool.acquire(timeout=30) as guard:
-            while not await restore_store.try_lock_restore(guard):
-                await asyncio.sleep(_POLL_SECONDS)
-            try:
-                await self._run()
-            finally:
-                await restore_store.unlock_restore(guard)
-
-    async def _run(self) -> None:
-        async with transaction(self._pool) as connection:
-            unsettled = await restore_store.is_unsettled(connection)
-        if not unsettled:
-            if not await self._is_behind():
-                return
-            delay_us = round(self._settings.settle_delay_seconds * SECOND_US)
-            async with transaction(self._pool) as connection:
-                await adopt(connection, self._reader, self._clock.now_us(), delay_us)
-        await self._catch_up()
-        async with transaction(self._pool) as connection:
-            await settle(connection, self._prices, self._clock.now_us(), self._settings.shards)
-
-    async def _is_behind(self) -> bool:
-        """Whether the charge topic has a sequence number that this database has not.
-
-        Only what lies beyond the relay's last mark is read: after a kill a few batches, after a restore all since.
-        """
-        async with transaction(self._pool) as connection:
-            starts = await restore_store.load_published_offsets(connection, CHARGES)
-        heads: dict[int, int] = {}
-        offsets: dict[int, int] = {}
-        async for partition, offset, value in self._reader.read(CHARGES, starts):
-            offsets[partition] = offset + 1
-            try:
-                batch = read_batch(value or b"")
-            except ValueError as error:
-                raise Corruption(f"{CHARGES}/{partition}/{offset} is no charge batch of ours: {error}") from error
-            heads[batch.shard] = max(heads.get(batch.shard, 0), batch.seq)
-        async with transaction(self._pool) as connection:
-            # Read after the topic: whatever another worker had published by then, it had committed before.
-            known = {item.shard: item.seq for item in await shard_store.load_shards(connection)}
-            behind = {shard: seq for shard, seq in heads.items() if seq > known.get(shard, -1)}
-            if not behind and offsets:
-                await restore_store.save_published_offsets(connection, CHARGES, offsets)
-        if behind:
-            logger.error("restore.behind_own_topic", shards=len(behind))
-        return bool(behind)
-
-    async def _catch_up(self) -> None:
+    async def catch_up(self, restore: Restore) -> None:  # noqa: ARG002 - the protocol's
         """Take in, without publishing, every record that there is now."""
-        bounds = await self._reader.load_bounds((LIFECYCLE, USAGE, ENFORCEMENT_EVENTS))
-        wanted = {key: bound.end for key, bound in bounds.items() if bound.first < bound.end}
-        consuming = asyncio.create_task(self._consumer.run())
-        try:
-            while not await self._has_reached(wanted):
-                done, _ = await asyncio.wait({consuming}, timeout=_POLL_SECONDS)
-                if done:
-                    consuming.result()
-        finally:
-            consuming.cancel()
-            with suppress(asyncio.CancelledError):
-                await consuming
+        topics = (LIFECYCLE, USAGE, ENFORCEMENT_EVENTS)
+        await consume_to_end(self._pool, self._reader, [self._consumer], topics)
         while await self._intake.release_due(self._pool):
             pass
 
-    async def _has_reached(self, wanted: dict[tuple[str, int], int]) -> bool:
-        async with transaction(self._pool) as connection:
-            positions = await load_positions(connection)
-        return all(positions.get(key, 0) >= end for key, end in wanted.items())
+    async def settle(self, connection: Connection, restore: Restore) -> None:  # noqa: ARG002 - the protocol's
+        await settle(connection, self._prices, self._clock.now_us(), self._settings.shards)
 
 
 async def settle(connection: Connection, prices: Prices, now_us: int, shards: int) -> None:
-    """Publish what is due less what was charged, for every resource and service, and end the restore."""
+    """Publish what is due less what was charged, for every resource and service."""
     work = await open_work(connection, prices, now_us, range(shards), ())
     usage: dict[int, dict[ChargeKey, Charged]] = {}
     for key, item in (await load_usage_due(connection)).items():
@@ -149,7 +84,7 @@ async def settle(connection: Connection, prices: Prices, now_us: int, shards: in
                 work.announce_admission(resource)
         corrections += _publish_differences(work, number, charged, due)
     await work.save()
-    await restore_store.end_restore(connection)
+    await restore_store.delete_charged(connection)
     logger.warning("restore.settled", corrections=corrections)
 
 

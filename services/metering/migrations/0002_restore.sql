@@ -1,11 +1,4 @@
--- A restore from an older backup that is not settled yet: while the row is there, nothing ticks and intake publishes nothing.
-create table restore (
-  singleton boolean primary key default true check (singleton),
-  batches bigint not null,                   -- adopted from the charge topic
-  begun_at timestamptz not null
-);
-
--- What was charged in all, by the backup's own histories and by the batches adopted.
+-- A restore that is not settled yet: what was charged in all, by the backup's own histories and by the batches adopted.
 create table restore_charged (
   shard int not null,
   region text not null,
@@ -20,4 +13,4 @@ create table restore_charged (
   primary key (region, tenant_id, resource_id, kind)
 );
 
-grant select, insert, delete on restore, restore_charged to tollkeeper_app;
+grant select, insert, delete on restore_charged to tollkeeper_app;

@@ -7,61 +7,9 @@ import asyncpg
 from services.metering.rules.restore import Charged, ChargeKey
 from shared.db import Connection
 
-# Restores go one at a time, and no worker starts beside one.
-_RESTORE_LOCK = "hashtext('tollkeeper.restore')"
 
-
-async def try_lock_restore(connection: Connection) -> bool:
-    """Take the lock of restores for this connection, if nobody has it."""
-    return bool(await connection.fetchval(f"select pg_try_advisory_lock({_RESTORE_LOCK})"))
-
-
-async def unlock_restore(connection: Connection) -> None:
-    await connection.execute(f"select pg_advisory_unlock({_RESTORE_LOCK})")
-
-
-async def load_published_offsets(connection: Connection, topic: str) -> dict[int, int]:
-    """Up to where each partition of a topic is known to hold what this database published."""
-    rows = await connection.fetch("select partition, next_offset from published_offset where topic = $1", topic)
-    return {row["partition"]: row["next_offset"] for row in rows}
-
-
-async def save_published_offsets(connection: Connection, topic: str, offsets: Mapping[int, int]) -> None:
-    await connection.execute(
-        """
-        insert into published_offset (topic, partition, next_offset)
-        select $1, * from unnest($2::int[], $3::bigint[])
-        on conflict (topic, partition) do update set next_offset = excluded.next_offset
-        """,
-        topic,
-        list(offsets),
-        list(offsets.values()),
-    )
-
-
-async def mark_published(connection: Connection, heads: Mapping[int, int]) -> None:
-    """Nothing of these streams up to these sequence numbers is to be published again."""
-    await connection.execute(
-        """
-        update outbox_cursor c set published_seq = h.seq from unnest($1::int[], $2::bigint[]) h(stream, seq)
-        where c.stream = h.stream
-        """,
-        list(heads),
-        list(heads.values()),
-    )
-
-
-async def is_unsettled(connection: Connection) -> bool:
-    return bool(await connection.fetchval("select exists (select from restore)"))
-
-
-async def begin_restore(connection: Connection, batches: int, now_us: int) -> None:
-    await connection.execute("insert into restore (batches, begun_at) values ($1, $2)", batches, now_us)
-
-
-async def end_restore(connection: Connection) -> None:
+async def delete_charged(connection: Connection) -> None:
     await connection.execute("delete from restore_charged")
-    await connection.execute("delete from restore")
 
 
 async def insert_charged(connection: Connection, shard: int, charged: Mapping[ChargeKey, Charged]) -> None:

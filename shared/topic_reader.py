@@ -1,4 +1,4 @@
-"""Reading topics from an offset to their present end, without a group: metering looks at what it published itself."""
+"""Reads topics from an offset to their present end, without a group: a service looks at what it published itself."""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -9,6 +9,16 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from shared.kafka import describe_topics
 
 _POLL_MS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRecord:
+    """A record with its header values by name; of a name that occurs twice the last one."""
+
+    partition: int
+    offset: int
+    value: bytes | None
+    headers: Mapping[str, bytes | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +42,12 @@ class TopicReader:
             return await self._bounds(consumer, topics)
 
     async def read(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[tuple[int, int, bytes | None]]:
-        """(partition, offset, value) of every record from `starts` (by partition; absent: the first) to the end.
+        """(partition, offset, value) of every record; see `read_records`."""
+        async for record in self.read_records(topic, starts):
+            yield record.partition, record.offset, record.value
+
+    async def read_records(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[FoundRecord]:
+        """Every record from `starts` (by partition; absent: the first) to the present end.
 
         A start that lies beyond the end means that the topic was made anew or lost its tail: it is read from the first.
         """
@@ -49,7 +64,7 @@ class TopicReader:
             while left:
                 for batch in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
                     for record in batch:
-                        yield record.partition, record.offset, record.value
+                        yield FoundRecord(record.partition, record.offset, record.value, dict(record.headers))
                 for partition, end in list(left.items()):
                     if await consumer.position(partition) >= end:
                         del left[partition]

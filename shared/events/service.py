@@ -1,0 +1,64 @@
+"""`service.events.v1`: what a service says of itself. Compacted: the last event of each kind and service stays.
+
+A service whose database was set back to a backup publishes `service.restored` before it does anything else, with a
+higher incarnation than ever before. Deletions stay frozen until an operator confirms it.
+"""
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from shared.events.cloudevents import Identifier, Instant
+
+ServiceName = Literal["metering", "balance", "payment", "enforcement"]
+Incarnation = Annotated[int, Field(strict=True, ge=1, lt=2**22)]
+SOURCES: Final = {name: f"tollkeeper/{name}" for name in ("metering", "balance", "payment", "enforcement")}
+
+
+class RestoredData(BaseModel):
+    """`told_until`: the latest instant of an event that was published and that the restored database did not have."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    service: ServiceName
+    incarnation: Incarnation
+    restored_at: Instant
+    told_until: Instant | None
+
+
+class ConfirmedData(BaseModel):
+    """An operator has looked at what was lost with this incarnation and those before it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    service: ServiceName
+    incarnation: Incarnation
+    confirmed_at: Instant
+    actor: str
+    reason: str
+
+
+class _Event(BaseModel):
+    """A CloudEvent; `id` is "service/kind/incarnation", `subject` and key name the service."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    specversion: Literal["1.0"] = "1.0"
+    id: Identifier
+    source: Identifier
+    subject: Identifier
+    time: Instant
+    datacontenttype: Literal["application/json"] = "application/json"
+
+
+class ServiceRestored(_Event):
+    type: Literal["service.restored"] = "service.restored"
+    data: RestoredData
+
+
+class ServiceRestoreConfirmed(_Event):
+    type: Literal["service.restore_confirmed"] = "service.restore_confirmed"
+    data: ConfirmedData
+
+
+ServiceEvent = Annotated[ServiceRestored | ServiceRestoreConfirmed, Field(discriminator="type")]
