@@ -1,9 +1,10 @@
 # All a newcomer needs: `make run` and `make test`.
 PYTHON ?= python3
 BIN := .venv/bin
-# The name of the stamp holds the lock's hash: a changed lock sets up again, an unchanged one costs nothing.
-LOCK_HASH := $(shell cksum requirements.lock pyproject.toml | cksum | cut -d' ' -f1)
-STAMP := .venv/.installed-$(LOCK_HASH)
+# The name of the stamp holds the hash of the lock and of where this folder is: a changed lock sets up again, and so does
+# a folder that was moved, whose programs name their Python by its path. What is unchanged costs nothing.
+HASH := $(shell (cat requirements.lock pyproject.toml; echo "$(CURDIR)") | cksum | cut -d' ' -f1)
+STAMP := .venv/.installed-$(HASH)
 
 .PHONY: help setup run test lint types bench docs
 
@@ -15,11 +16,12 @@ setup: $(STAMP) ## set up .venv from the lock file
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11: install a newer Python, or name one: make PYTHON=python3.12 run"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
-	@rm -f .venv/.installed-*
-	@touch $@
+	@$(PYTHON) deploy/set_up.py $@
+
+# Also where the Python of which .venv was made is gone.
+ifeq ($(realpath $(BIN)/python),)
+.PHONY: $(STAMP)
+endif
 
 run: setup ## start the stack and the demo (DEMO=0: without the demo)
 	@exec $(BIN)/tollkeeper up $(if $(filter 0,$(DEMO)),--no-demo)
