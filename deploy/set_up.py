@@ -34,7 +34,7 @@ def set_up(root: Path, stamp: Path) -> None:
             old.unlink()
         if not whole:
             _run([sys.executable, "-m", "venv", "--clear", venv], root)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        pip: list[str | Path] = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         _run([*pip, "--require-hashes", "-r", "requirements.lock"], root)
         _run([*pip, "--no-build-isolation", "--no-deps", "-e", "."], root)
         stamp.write_text(str(root), "utf-8")
