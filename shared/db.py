@@ -112,7 +112,8 @@ async def transaction(pool: Pool) -> AsyncIterator[Connection]:
 async def migrate(url: str, folders: Sequence[Path]) -> list[str]:
     """Apply the numbered SQL files of `folders` in order, each once; answer the names that were applied.
 
-    A file that was applied with other contents is a Corruption: migrations are append-only.
+    A file that was applied with other contents is a Corruption: migrations are append-only. So is an applied one that
+    this code does not have: a newer version has used the database, and what it wrote may mean something else here.
     """
     connection = await asyncpg.connect(url, timeout=10)
     try:
@@ -128,9 +129,10 @@ async def _apply_migrations(connection: Connection, folders: Sequence[Path]) -> 
         "(name text primary key, hash text not null, applied_at timestamptz not null)"
     )
     done = {row["name"]: row["hash"] for row in await connection.fetch("select name, hash from migration")}
+    files = {f"{folder.parent.name}/{path.name}": path for folder in folders for path in sorted(folder.glob("*.sql"))}
+    _refuse_newer(set(done), list(files))
     applied: list[str] = []
-    for path in (path for folder in folders for path in sorted(folder.glob("*.sql"))):
-        name = f"{path.parent.parent.name}/{path.name}"
+    for name, path in files.items():
         body = path.read_text("utf-8")
         digest = hashlib.sha256(body.encode()).hexdigest()
         if name in done:
@@ -143,6 +145,14 @@ async def _apply_migrations(connection: Connection, folders: Sequence[Path]) -> 
             await connection.execute("insert into migration values ($1, $2, clock_timestamp())", name, digest)
         applied.append(name)
     return applied
+
+
+def _refuse_newer(done: set[str], known: Sequence[str]) -> None:
+    if newer := sorted(done - set(known)):
+        raise Corruption(
+            f"a newer version has used this database: it has the migration {newer[-1]}, and this version ends with "
+            f"{known[-1]}. Start the newer version, or put this one elsewhere"
+        )
 
 
 def day_of(instant_us: int) -> date:

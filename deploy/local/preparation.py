@@ -1,5 +1,6 @@
 """Databases, roles and migrations, before the services start."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from deploy.local.processes import run_apart
 from deploy.local.services import Service
 
 _MIGRATE_SECONDS = 120
+# The last line of a traceback of an error that we raise on purpose.
+_REFUSED = re.compile(r"shared\.errors\.\w+: (.+)")
 
 
 def prepare_databases(
@@ -63,4 +66,7 @@ def _migrate(service: Service, environment: Mapping[str, str]) -> None:
             f"the migration of {service.name} took over {_MIGRATE_SECONDS} s: does somebody lock its database?"
         ) from error
     if answer.returncode != 0:
-        raise StackError(f"the migration of {service.name} failed:\n{(answer.stdout + answer.stderr).strip()[-2000:]}")
+        said = (answer.stdout + answer.stderr).strip()
+        if refused := _REFUSED.fullmatch(said.rpartition("\n")[2]):
+            raise StackError(f"the database of {service.name} can't be used: {refused[1]} (set TOLLKEEPER_HOME).")
+        raise StackError(f"the migration of {service.name} failed:\n{said[-2000:]}")

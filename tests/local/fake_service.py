@@ -8,6 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import asyncpg
 
+from shared.errors import Corruption
+
 NAME = os.environ.get("FAKE_NAME", "metering")
 
 
@@ -40,6 +42,8 @@ class _Answer(BaseHTTPRequestHandler):
 
 
 def main() -> None:
+    if os.environ.get("FAKE_FAILS") == "newer" and sys.argv[1] == "migrate":
+        raise Corruption("a newer version has used this database")
     if os.environ.get("FAKE_FAILS") == sys.argv[1]:
         sys.exit("the fake service was told to fail")
     if sys.argv[1] == "migrate":

@@ -219,6 +219,13 @@ def test_a_migration_that_fails_is_told(addressed: dict[str, str]) -> None:
     assert "the fake service was told to fail" in failed.stderr
 
 
+def test_a_home_of_a_newer_version_is_told_in_a_sentence(addressed: dict[str, str]) -> None:
+    failed = run(addressed | {"FAKE_FAILS": "newer"}, "up")
+    assert failed.returncode == 1
+    assert "the database of metering can't be used: a newer version has used this database" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
 def test_a_taken_service_port_is_told(addressed: dict[str, str], postgres_admin_url: str) -> None:
     port = postgres_admin_url.rpartition(":")[2].partition("/")[0]
     failed = run(addressed | {"TOLLKEEPER_METERING_PORT": port}, "up")
