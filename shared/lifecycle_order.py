@@ -114,6 +114,9 @@ def order_lifecycle(events: Sequence[FactT]) -> Order[FactT]:
     Raises ValueError for a type that is none of a lifecycle's, or more than one creation. The creation may be missing.
     """
     created, others = _split(events)
+    plain = _order_plain(created, others)
+    if plain is not None:
+        return plain
     dropped: list[_Item[FactT]] = []
     while True:
         reading = _Reading(created, others, one_chain=True)
@@ -142,6 +145,31 @@ def _split(events: Sequence[FactT]) -> tuple[FactT | None, list[FactT]]:
         else:
             raise ValueError("a resource is created once")
     return created, others
+
+
+def _order_plain(created: FactT | None, others: list[FactT]) -> Order[FactT] | None:
+    """The order of a life in which nothing contradicts anything, as most are; None if it takes the whole rule."""
+    others.sort(key=_time)
+    before_us = -(2**63) if created is None else created.time_us - 1
+    number = -1 if created is None or created.sequence is None else created.sequence
+    walk = _Walk(created, {})
+    for event in others:
+        if event.time_us <= before_us or event.run_id is not None or walk.ended_us is not None:
+            return None
+        before_us = event.time_us
+        if event.sequence is not None:
+            if event.sequence <= number:
+                return None
+            number = event.sequence
+        walk.take(before_us, event, _VERBS[event.type])
+    return Order(tuple(walk.placed), walk.running, walk.ended_us, False, number, _NO_NAMES, False, True)
+
+
+_NO_NAMES: frozenset[str] = frozenset()
+
+
+def _time(event: LifecycleFact) -> int:
+    return event.time_us
 
 
 class _Reading(Generic[FactT]):
@@ -192,13 +220,13 @@ class _Reading(Generic[FactT]):
             while upto < len(active) and active[upto].base_us == active[position].base_us:
                 upto += 1
             if upto == position + 1:
-                walk.take(active[position])
+                walk.take(*active[position][:3])
             else:
                 _Instant(active[position:upto], walk).run()
             position = upto
         late = sorted([*self.late, *dropped], key=_late_key)
         for item in late:
-            walk.take(item._replace(base_us=item.event.time_us))
+            walk.take(item.event.time_us, item.event, item.verb)
         named = {item.event.run_id for item in (*active, *late) if item.verb == "stopped"}
         return Order(
             tuple(walk.placed),
@@ -286,20 +314,19 @@ class _Walk(Generic[FactT]):
         self.begun: set[str] = set()
         self.ended_us: int | None = None
 
-    def take(self, item: _Item[FactT]) -> None:
-        at_us, event = item.base_us, item.event
+    def take(self, at_us: int, event: FactT, verb: str) -> None:
         if self._floor_us is not None and at_us < self._floor_us:
             at_us = self._floor_us
         if self.ended_us is not None:
             self.placed.append(Placed(max(at_us, self.placed[-1].at_us), event, "after_the_end"))
-        elif item.verb == "started":
+        elif verb == "started":
             self._start(at_us, event)
-        elif item.verb == "stopped":
+        elif verb == "stopped":
             ended = self.running if self.ends_run(event) else None
             if ended is not None:
                 self.running = None
             self.placed.append(Placed(at_us, event, "ends_no_run" if ended is None else "", ended))
-        elif item.verb == "deleted":
+        elif verb == "deleted":
             self.placed.append(Placed(at_us, event, "", self.running))
             self.running, self.ended_us = None, at_us
         else:
@@ -416,7 +443,7 @@ class _Instant(Generic[FactT]):
         item = self._items[number]
         self._done.add(number)
         self._left -= 1
-        self._walk.take(item)
+        self._walk.take(*item[:3])
         name = item.event.run_id
         if item.verb == "started" and name is not None:
             for waiting in self._awaiting.pop(name, ()):

@@ -6,7 +6,7 @@ from deploy.cli.output import printable, say
 from shared.money import format_micros
 
 VERDICT = {True: "OK", False: "DIFFERS", None: "-"}
-_STATED = ("gpu_sku", "gpu_count", "storage_gb", "sequence")
+_STATED = ("gpu_sku", "gpu_count", "storage_gb", "sequence", "run_id")
 
 
 def print_explanation(document: dict[str, Any]) -> None:

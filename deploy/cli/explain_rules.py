@@ -15,7 +15,7 @@ from shared.events.charges import ChargeBatch
 from shared.money import cumulative_charge
 
 METERED_KINDS = (GPU, STORAGE)
-_EVENT_FIELDS = ("source", "event_id", "type", "time_us", "sequence", "gpu_sku", "gpu_count", "storage_gb")
+_EVENT_FIELDS = ("source", "event_id", "type", "time_us", "sequence", "gpu_sku", "gpu_count", "storage_gb", "run_id")
 
 
 @dataclass(frozen=True, slots=True)

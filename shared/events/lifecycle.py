@@ -35,13 +35,17 @@ class _Envelope(BaseModel):
 
 
 class LifecycleData(BaseModel):
-    """What a lifecycle event states. Which fields a type needs is checked by LifecycleEvent."""
+    """What a lifecycle event states. Which fields a type needs is checked by LifecycleEvent.
+
+    `sequence` counts per resource. `run_id` names the run that a `started` begins or a `stopped` ends.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     region: RegionName
     tenant_id: TenantId
     sequence: Annotated[int, Field(strict=True, ge=0, le=2**62)] | None = None
+    run_id: Identifier | None = None
     labels: dict[Identifier, Annotated[str, Field(max_length=200)]] | None = Field(default=None, max_length=64)
     admission_id: Identifier | None = None
     gpu_sku: Sku | None = None
@@ -92,6 +96,7 @@ class LifecycleEvent(_Envelope):
                 [
                     *(self.type, self.subject, self.time, data.region, data.tenant_id, data.sequence),
                     *(data.gpu_sku, data.gpu_count, data.persistent_storage_gb, data.size_gb, data.admission_id),
+                    data.run_id,
                 ]
             )
         )

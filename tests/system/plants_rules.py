@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from services.metering.rules import charge, segments, timeline
+from services.metering.rules import charge, history, segments, timeline
 from services.metering.rules.history import History
+from shared.lifecycle_order import Order, Placed
 
 # How a plant changes an attribute: the built-in setattr, or a test's monkeypatch that undoes it.
 SetAttribute = Callable[[Any, str, Any], None]
@@ -49,8 +50,8 @@ def stopped_storage_is_free(put: SetAttribute) -> None:
     """Persistent storage is billed only while the container runs."""
     original = timeline.build_timeline
 
-    def without(history: History) -> timeline.Timeline:
-        built = original(history)
+    def without(found: History) -> timeline.Timeline:
+        built = original(found)
         states = tuple(
             state._replace(storage_gb=state.storage_gb if state.phase == "running" else 0) for state in built.states
         )
@@ -78,22 +79,33 @@ def order_of_arrival(put: SetAttribute) -> None:
 
     def as_they_came(events: Any) -> Any:
         created = next(event for event in events if event.type.endswith(".created"))
-        placed = [(created.time_us, created)]
+        placed, ended_us = [Placed(created.time_us, created)], None
         for event in events:
             if event is not created:
-                placed.append((max(placed[-1][0], event.time_us), event))
-        return tuple(placed)
+                at_us = max(placed[-1].at_us, event.time_us)
+                placed.append(Placed(at_us, event, "" if ended_us is None else "after_the_end"))
+                ended_us = at_us if event.type.endswith(".deleted") and ended_us is None else ended_us
+        return Order(
+            placed=tuple(placed),
+            running=None,
+            ended_us=ended_us,
+            sequences_conflict=False,
+            _sequence_max=-1,
+            _unstarted=frozenset(),
+            _has_moved_stops=False,
+            _is_simple=False,
+        )
 
-    put(timeline, "order_events", as_they_came)
+    put(history, "order_lifecycle", as_they_came)
 
 
 def created_is_running(put: SetAttribute) -> None:
     """GPUs are billed from the creation on, whether the container was started or not."""
     original = timeline._after
 
-    def running(state: timeline.State, effective_us: int, event: Any) -> timeline.State:
-        after = original(state, effective_us, event)
-        return after._replace(phase="running") if event.type == "container.created" else after
+    def running(state: timeline.State, placed: Any) -> timeline.State:
+        after = original(state, placed)
+        return after._replace(phase="running") if placed.event.type == "container.created" else after
 
     put(timeline, "_after", running)
 

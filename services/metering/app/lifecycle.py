@@ -2,7 +2,7 @@
 
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import orjson
 
@@ -122,6 +122,7 @@ def to_rules(event: LifecycleEvent) -> Event:
         data.gpu_sku,
         data.gpu_count,
         event.storage_gb,
+        data.run_id,
     )
 
 
@@ -147,11 +148,13 @@ def _change(work: Work, item: Incoming, fact: Event, known: Resource | None, rul
     """Put the event into the resource's history, unless its correction is too large to believe."""
     data = item.event.data
     before = None if known is None else known.history
-    after = _begin(fact, rules.regions[data.region]) if before is None else before.with_event(fact)
+    after = (
+        _begin(fact, rules.regions[data.region]) if before is None else replace(before, events=(*before.events, fact))
+    )
     shard = shard_of(data.region, data.tenant_id, rules.shards) if known is None else known.shard
     key = data.region, item.event.subject
     # Most events tell of what is not charged yet.
-    later = before is not None and comes_after(before, fact, work.through_us(shard))
+    later = before is not None and comes_after(before, [fact], work.through_us(shard))
     lines = () if later else work.corrections(shard, key, before, after)
     if lines and rules.limits.correction_hours_max is not None:
         hourly = hourly_price(charge(after, work.table(data.region), work.through_us(shard)))

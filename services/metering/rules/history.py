@@ -1,39 +1,33 @@
-"""The history of one resource: everything that decides what it costs, and the order its events have.
+"""The history of one resource: everything that decides what it costs.
 
 Histories are compared, stored and replayed as values; any order of arrival of the same events costs the same.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import orjson
 
 from shared.errors import Corruption
+from shared.lifecycle_order import Order, order_lifecycle
 
-# Rank of events of the same instant; `volume.*` rank alike.
-RANK: dict[str, int] = {
-    "container.created": 0,
-    "volume.created": 0,
-    "container.started": 1,
-    "container.resized": 2,
-    "volume.resized": 2,
-    "container.stopped": 3,
-    "container.deleted": 4,
-    "volume.deleted": 4,
-}
 CREATED = frozenset({"container.created", "volume.created"})
 DELETED = frozenset({"container.deleted", "volume.deleted"})
 # Only these set the configuration, whatever else a producer may write into the others.
 CONFIGURES = CREATED | {"container.resized", "volume.resized"}
 
-_FORMAT = 1
+EventKey = tuple[str, str]
+
+_FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """One accepted lifecycle fact of one resource.
 
-    `type` is a key of RANK. Of the configuration an event carries what it states: a resize only what changes, a volume
-    its size as `storage_gb`.
+    Of the configuration an event carries what it states: a resize only what changes, a volume its size as
+    `storage_gb`. `run_id` names the run that a start begins or a stop ends.
     """
 
     source: str
@@ -44,16 +38,30 @@ class Event:
     gpu_sku: str | None = None
     gpu_count: int | None = None
     storage_gb: int | None = None
+    run_id: str | None = None
+
+    @property
+    def key(self) -> EventKey:
+        return self.source, self.event_id
 
 
 @dataclass(frozen=True, slots=True)
+class Replaced:
+    """An event that was taken out of the history, by which event, and why if that one said so."""
+
+    event: Event
+    by: EventKey
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
 class History:
     """Everything that decides what a resource costs.
 
     `events` are the accepted ones in any order, exactly one of them a `*.created`. `slot_seconds` and
     `function_version` are fixed at creation. From `commanded_us` (deletion commanded by enforcement, and not given
     up) on nothing is charged. Slots that start at or after `confirmed_until_us` (the last confirming inventory plus
-    its bound) are not charged.
+    its bound) are not charged. `replaced` is what amendments took out; it costs nothing.
     """
 
     events: tuple[Event, ...]
@@ -61,6 +69,7 @@ class History:
     function_version: int = 1
     commanded_us: int | None = None
     confirmed_until_us: int | None = None
+    replaced: tuple[Replaced, ...] = ()
 
     @property
     def created(self) -> Event:
@@ -70,89 +79,102 @@ class History:
             raise Corruption(f"a history has exactly one creation, this one {len(created)}")
         return created[0]
 
-    def with_event(self, event: Event) -> "History":
-        return replace(self, events=(*self.events, event))
+    @cached_property
+    def order(self) -> Order[Event]:
+        """The events in their order. Raises Corruption unless there is one creation and every type is known."""
+        try:
+            order = order_lifecycle(self.events)
+        except ValueError as error:
+            raise Corruption(f"a history can't be ordered: {error}") from error
+        if not order.placed or order.placed[0].event.type not in CREATED:
+            raise Corruption("a history has exactly one creation, this one 0")
+        return order
 
 
-def order_events(events: tuple[Event, ...]) -> tuple[tuple[int, Event], ...]:
-    """Order the events of a resource; returns (effective instant, event), creation first, instants never falling.
-
-    The producer's sequence orders them if every event has one and all come from one source; an event then takes effect
-    no earlier than the one before it. Otherwise they are ordered by (time, rank, source, id). What lies before the
-    creation is clamped to its instant and keeps its order. The creation stands at its own time whatever its
-    sequence says: the billing grid hangs on it, and must not move when a late event comes in.
-    Raises Corruption unless there is exactly one creation and every type is known.
-    """
-    unknown = [event.type for event in events if event.type not in RANK]
-    if unknown:
-        raise Corruption(f"a history holds an event of unknown type {unknown[0]!r}")
-    first = events[0] if events else None
-    if first is not None and all(event.sequence is not None and event.source == first.source for event in events):
-        ordered = sorted(events, key=_by_sequence)
-    else:
-        ordered = sorted(events, key=_by_time)
-    created = [event for event in ordered if event.type in CREATED]
-    if len(created) != 1:
-        raise Corruption(f"a history has exactly one creation, this one {len(created)}")
-    effective_us = created[0].time_us
-    placed = [(effective_us, created[0])]
-    for event in ordered:
-        if event is not created[0]:
-            # By time this only clamps to the creation; by sequence it is also the rule that order beats time.
-            effective_us = max(effective_us, event.time_us)
-            placed.append((effective_us, event))
-    return tuple(placed)
-
-
-def comes_after(known: History, event: Event, at_us: int) -> bool:
-    """Whether an event can have no effect on anything before an instant: what is charged up to it stays as it is.
-
-    By time an event changes nothing before its own. By sequence it must also be the last of all, for order beats time;
-    and one that ends the order by sequence puts every other in another place.
-    """
-    if event.time_us < at_us:
+def comes_after(known: History, events: Sequence[Event], at_us: int) -> bool:
+    """Whether further events can have no effect on anything before an instant: what is charged up to it stays."""
+    numbers = [event.sequence for event in events if event.sequence is not None]
+    if len(set(numbers)) < len(numbers):
         return False
-    first = known.events[0]
-    if any(other.sequence is None or other.source != first.source for other in known.events):
-        return True
-    if event.sequence is None or event.source != first.source:
+    if any(event.time_us < at_us for event in events):
         return False
-    return all((other.sequence or 0) < event.sequence for other in known.events)
+    return all(known.order.leaves_past_alone(event, at_us) for event in events)
 
 
-def _by_time(event: Event) -> tuple[int, int, str, str]:
-    return event.time_us, RANK[event.type], event.source, event.event_id
+class Draft:
+    """A history that is being written: events join it one after another, and it is ordered and charged once."""
 
+    def __init__(self, before: History | None) -> None:
+        self.before = before
+        self.events: dict[EventKey, Event] = {} if before is None else {item.key: item for item in before.events}
+        self.replaced: dict[EventKey, Replaced] = (
+            {} if before is None else {item.event.key: item for item in before.replaced}
+        )
+        self.added: list[Event] = []
+        # Whether an event that was there before was taken out.
+        self.is_amended = False
+        self.created = None if before is None else before.created
 
-def _by_sequence(event: Event) -> tuple[int, int, int, str, str]:
-    # A producer that repeats a number still gets one order, whatever the order of arrival.
-    return event.sequence or 0, *_by_time(event)
+    def add(self, event: Event) -> None:
+        self.events[event.key] = event
+        self.added.append(event)
+        if event.type in CREATED:
+            self.created = event
+
+    def replace(self, target: EventKey, by: EventKey, event: Event | None, reason: str | None) -> None:
+        """Take an event out, and put another in its place if one is given."""
+        self.replaced[target] = Replaced(self.events.pop(target), by, reason)
+        self.is_amended = True
+        if event is not None:
+            self.add(event)
+
+    def find(self, key: EventKey) -> Event | None:
+        """An event that is or was part of the history."""
+        found = self.events.get(key)
+        if found is None and key in self.replaced:
+            found = self.replaced[key].event
+        return found
+
+    def history(self, begun: History) -> History:
+        """The history as it is now; `begun` has everything but events."""
+        return History(
+            tuple(self.events.values()),
+            begun.slot_seconds,
+            begun.function_version,
+            begun.commanded_us,
+            begun.confirmed_until_us,
+            tuple(self.replaced.values()),
+        )
 
 
 def encode_history(history: History) -> bytes:
     """Write a history as compact JSON; `decode_history` reads back an equal one."""
-    return orjson.dumps(
-        [
-            _FORMAT,
-            history.slot_seconds,
-            history.function_version,
-            history.commanded_us,
-            history.confirmed_until_us,
-            [_event_row(event) for event in history.events],
-        ]
-    )
+    head: list[object] = [
+        _FORMAT,
+        history.slot_seconds,
+        history.function_version,
+        history.commanded_us,
+        history.confirmed_until_us,
+        [_event_row(event) for event in history.events],
+    ]
+    if history.replaced:
+        head.append([[_event_row(item.event), *item.by, item.reason] for item in history.replaced])
+    return orjson.dumps(head)
 
 
 def decode_history(data: bytes) -> History:
     """Read what `encode_history` wrote. Raises Corruption for anything else."""
     try:
-        form, slot_seconds, function_version, commanded_us, confirmed_until_us, rows = orjson.loads(data)
+        form, slot_seconds, function_version, commanded_us, confirmed_until_us, rows, *more = orjson.loads(data)
         if form != _FORMAT:
             raise Corruption(f"a stored history has format {form!r}; this version reads {_FORMAT}")
         events = tuple(Event(*row) for row in rows)
+        replaced = tuple(
+            Replaced(Event(*row), (source, name), reason) for part in more for row, source, name, reason in part
+        )
     except (ValueError, TypeError) as error:
         raise Corruption(f"a stored history can't be read: {error}") from error
-    return History(events, slot_seconds, function_version, commanded_us, confirmed_until_us)
+    return History(events, slot_seconds, function_version, commanded_us, confirmed_until_us, replaced)
 
 
 def _event_row(event: Event) -> list[str | int | None]:
@@ -165,8 +187,14 @@ def _event_row(event: Event) -> list[str | int | None]:
         event.gpu_sku,
         event.gpu_count,
         event.storage_gb,
+        event.run_id,
     ]
     # Most events state nothing but their time; millions of histories are stored.
     while row[-1] is None:
         row.pop()
     return row
+
+
+def describe_without_effect(history: History) -> Mapping[EventKey, str]:
+    """Why events of the history have no effect, by their (source, id)."""
+    return {item.event.key: item.effect for item in history.order.without_effect}

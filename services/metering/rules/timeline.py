@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from services.metering.rules.history import CONFIGURES, CREATED, DELETED, Event, History, order_events
+from services.metering.rules.history import CONFIGURES, CREATED, DELETED, Event, History
+from shared.lifecycle_order import Placed
 
 Phase = Literal["absent", "running", "stopped", "deleted"]
 RunId = tuple[str, str]
@@ -45,7 +46,7 @@ class Timeline:
 
     `states` ascend strictly in `from_us`: where several events share an instant the last of them stands, so that
     empty intervals do not exist. `charge_end_us` is the earlier of deletion and the commanded deletion, None while
-    neither is known. `ignored` are the events after the earliest deletion: reported, without effect.
+    neither is known. `ignored` are the events after the earliest deletion. Events without effect make no state.
     """
 
     created_us: int
@@ -100,33 +101,33 @@ def _from_us(state: State) -> int:
 
 
 def build_timeline(history: History) -> Timeline:
-    """Replay the ordered events. Raises Corruption as `order_events` does."""
-    ordered = order_events(history.events)
-    created_us = ordered[0][0]
+    """Replay the ordered events. Raises Corruption for a history that has no order."""
+    order = history.order
+    created_us = order.placed[0].at_us
     states: list[State] = []
     state = State(created_us, "absent", None, 0, 0, None)
-    ended_us: int | None = None
-    ignored: tuple[Event, ...] = ()
-    for position, (effective_us, event) in enumerate(ordered):
-        state = _after(state, effective_us, event)
-        if states and states[-1].from_us == effective_us:
+    for placed in order.placed:
+        if placed.effect:
+            continue
+        state = _after(state, placed)
+        if states and states[-1].from_us == placed.at_us:
             states[-1] = state
         else:
             states.append(state)
-        if event.type in DELETED:
-            ended_us = effective_us
-            ignored = tuple(late for _, late in ordered[position + 1 :])
-            break
-    ends = [end for end in (ended_us, history.commanded_us) if end is not None]
-    return Timeline(created_us, ended_us, min(ends, default=None), tuple(states), ignored)
+    ignored: tuple[Event, ...] = ()
+    if order.ended_us is not None:
+        ignored = tuple(placed.event for placed in order.placed if placed.effect == "after_the_end")
+    ends = [end for end in (order.ended_us, history.commanded_us) if end is not None]
+    return Timeline(created_us, order.ended_us, min(ends, default=None), tuple(states), ignored)
 
 
-def _after(state: State, effective_us: int, event: Event) -> State:
-    """The state that an event makes of another."""
+def _after(state: State, placed: Placed[Event]) -> State:
+    """The state that an event with an effect makes of another."""
+    event = placed.event
     phase, run = state.phase, state.run
     if event.type == "container.started":
         # Of a running container this names a new run; the interval goes on.
-        phase, run = "running", (event.source, event.event_id)
+        phase, run = "running", event.key
     elif event.type == "container.stopped" or event.type in CREATED:
         phase, run = "stopped", None
     elif event.type in DELETED:
@@ -136,4 +137,4 @@ def _after(state: State, effective_us: int, event: Event) -> State:
         sku = sku if event.gpu_sku is None else event.gpu_sku
         count = count if event.gpu_count is None else event.gpu_count
         storage_gb = storage_gb if event.storage_gb is None else event.storage_gb
-    return State(effective_us, phase, sku, count, storage_gb, run)
+    return State(placed.at_us, phase, sku, count, storage_gb, run)

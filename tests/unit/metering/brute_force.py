@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from services.metering.rules.history import Event, History
+from tests.unit import naive_order
 
 Prices = dict[tuple[str, str], list[tuple[int, int]]]
 
@@ -15,36 +16,19 @@ class Slot(NamedTuple):
 
 
 class Life(NamedTuple):
-    """(effective instant, event) up to the earliest deletion, creation first."""
+    """(effective instant, event) of events with an effect up to the earliest deletion, creation first."""
 
     facts: list[tuple[int, Event]]
     created_us: int
     deleted_us: int | None
 
 
-RANKS = ["created", "started", "resized", "stopped", "deleted"]
-
-
 def live(history: History) -> Life:
-    events = list(history.events)
-    # Stable sorts from the least to the most significant key.
-    events.sort(key=lambda event: event.event_id)
-    events.sort(key=lambda event: event.source)
-    events.sort(key=lambda event: RANKS.index(event.type.split(".")[1]))
-    events.sort(key=lambda event: event.time_us)
-    if len({event.source for event in events}) == 1 and None not in [event.sequence for event in events]:
-        events.sort(key=lambda event: -1 if event.sequence is None else event.sequence)
-    [created] = [event for event in events if event.type.endswith(".created")]
-    events.remove(created)
-    facts = [(created.time_us, created)]
-    deleted_us = None
-    for event in events:
-        at_us = max(facts[-1][0], event.time_us)
-        facts.append((at_us, event))
-        if event.type.endswith(".deleted"):
-            deleted_us = at_us
-            break
-    return Life(facts, created.time_us, deleted_us)
+    steps = naive_order.order(history.events)
+    facts = [(step.at_us, step.event) for step in steps if step.effect in ("", "after_the_end")]
+    ends = [at_us for at_us, event in facts if event.type.endswith(".deleted")]
+    counted = [(step.at_us, step.event) for step in steps if step.effect == "" and (not ends or step.at_us <= ends[0])]
+    return Life(counted, counted[0][0], ends[0] if ends else None)
 
 
 def price_at(prices: Prices, kind: str, sku: str, at_us: int) -> int | None:

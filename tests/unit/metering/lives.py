@@ -52,6 +52,8 @@ def later_events(draw: st.DrawFn, slot_seconds: int, number: int, family: str = 
         type=f"{family}.{action}",
         time_us=draw(instants(slot_seconds)),
     )
+    if action in ("started", "stopped"):
+        return replace(event, run_id=draw(st.sampled_from([None, None, None, "r1", "r2"])))
     if action != "resized":
         return event
     storage_gb = draw(st.none() | SIZES)
@@ -69,11 +71,15 @@ def histories(draw: st.DrawFn, events_max: int = 9) -> History:
         created = replace(created, gpu_sku=draw(SKUS), gpu_count=draw(COUNTS))
     count = draw(st.integers(0, events_max))
     events = [created, *(draw(later_events(slot_seconds, number, family)) for number in range(1, count + 1))]
-    if draw(st.booleans()):
-        # One source that numbers its events, in an order that its clock may contradict.
+    numbering = draw(st.sampled_from(["none", "none", "all", "all", "some", "twice"]))
+    if numbering != "none":
+        # Numbers in an order that the clocks may contradict; of one source or of two.
         numbers = draw(st.permutations(range(len(events))))
+        if numbering == "twice":
+            numbers = [number // 2 for number in numbers]
         events = [
-            replace(event, source="platform", sequence=number) for event, number in zip(events, numbers, strict=True)
+            replace(event, sequence=number if numbering != "some" or draw(st.booleans()) else None)
+            for event, number in zip(events, numbers, strict=True)
         ]
     bound = st.none() | instants(slot_seconds)
     return History(

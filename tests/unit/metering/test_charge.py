@@ -8,6 +8,7 @@ it 4 µs.
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -32,7 +33,7 @@ PRICES = PriceTable(
 )
 
 
-def life(*events: Event, **more: int) -> History:
+def life(*events: Event, **more: Any) -> History:
     created = Event("p", "e0", "container.created", CREATED_US, gpu_sku="h100", gpu_count=2, storage_gb=500)
     return History((created, *events), **{"slot_seconds": 60, **more})
 

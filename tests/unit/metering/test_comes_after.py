@@ -15,14 +15,19 @@ MINUTE_US = 60_000_000
 @given(st.data(), cases(events_max=6))
 def test_the_charge_up_to_an_instant_does_not_know_of_what_comes_after(data: st.DataObject, case: Case) -> None:
     family = case.history.events[0].type.partition(".")[0]
-    event = data.draw(later_events(case.history.slot_seconds, 20, family))
+    events = [
+        data.draw(later_events(case.history.slot_seconds, 20 + number, family))
+        for number in range(data.draw(st.integers(1, 3)))
+    ]
     if data.draw(st.booleans()):
-        event = replace(event, source="platform", sequence=data.draw(st.integers(0, 12)))
-    # Around the event's own time and anywhere else.
-    through_us = data.draw(st.sampled_from([event.time_us - 1, event.time_us, event.time_us + 1, case.through_us]))
-    if comes_after(case.history, event, through_us):
+        events = [replace(event, sequence=data.draw(st.integers(0, 12))) for event in events]
+    # Around the events' own times and anywhere else.
+    earliest_us = min(event.time_us for event in events)
+    through_us = data.draw(st.sampled_from([earliest_us - 1, earliest_us, earliest_us + 1, case.through_us]))
+    if comes_after(case.history, events, through_us):
         before = charge(case.history, case.prices, through_us)
-        assert charge(case.history.with_event(event), case.prices, through_us) == before
+        longer = replace(case.history, events=(*case.history.events, *events))
+        assert charge(longer, case.prices, through_us) == before
 
 
 def numbered(name: str, kind: str, minute: int, sequence: int | None) -> Event:
@@ -32,9 +37,10 @@ def numbered(name: str, kind: str, minute: int, sequence: int | None) -> Event:
 def test_plain_cases() -> None:
     known = History((numbered("a", "created", 0, 1), numbered("b", "started", 5, 3)), 60)
     at_us = CREATED_US + 10 * MINUTE_US
-    assert comes_after(known, numbered("c", "stopped", 10, 4), at_us)
-    assert not comes_after(known, numbered("c", "stopped", 9, 4), at_us), "before the instant"
-    assert not comes_after(known, numbered("c", "stopped", 10, 2), at_us), "the start takes effect after it then"
-    assert not comes_after(known, numbered("c", "stopped", 10, None), at_us), "all are ordered by time then"
-    by_time = History((numbered("a", "created", 0, None), numbered("b", "started", 5, 3)), 60)
-    assert comes_after(by_time, numbered("c", "stopped", 10, 2), at_us)
+    stop = numbered("c", "stopped", 10, 4)
+    assert comes_after(known, [stop], at_us)
+    assert comes_after(known, [stop, numbered("d", "started", 11, 5)], at_us)
+    assert comes_after(known, [numbered("c", "stopped", 10, None)], at_us)
+    assert not comes_after(known, [numbered("c", "stopped", 9, 4)], at_us), "before the instant"
+    assert not comes_after(known, [numbered("c", "stopped", 10, 2)], at_us), "the start takes effect after it then"
+    assert not comes_after(known, [stop, numbered("d", "started", 11, 4)], at_us), "the numbers contradict one another"

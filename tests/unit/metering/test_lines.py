@@ -63,7 +63,7 @@ def test_ticks_and_corrections_add_up_to_the_charge_whatever_comes_late(case: Ca
     for event, through_us in zip(late, ticks, strict=True):
         ticked = charge(known, case.prices, through_us)
         lines = tick_lines(settled, ticked)
-        known = known.with_event(event)
+        known = replace(known, events=(*known.events, event))
         settled = charge(known, case.prices, through_us)
         check_correction(ticked, settled)
         for line in (*lines, *correction_lines(ticked, settled)):
@@ -84,7 +84,7 @@ def test_a_changed_price_is_corrected_to_the_charge(case: Case, data: st.DataObj
 def test_an_insertion_and_its_removal_cancel(case: Case, data: st.DataObject) -> None:
     extra = data.draw(later_events(case.history.slot_seconds, 99))
     before = charge(case.history, case.prices, case.through_us)
-    after = charge(case.history.with_event(extra), case.prices, case.through_us)
+    after = charge(replace(case.history, events=(*case.history.events, extra)), case.prices, case.through_us)
     there, back = summed(correction_lines(before, after)), summed(correction_lines(after, before))
     assert {kind: -amount for kind, amount in there.items()} == back
 

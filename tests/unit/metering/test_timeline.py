@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 
 from services.metering.rules.history import Event, History
 from services.metering.rules.timeline import Configuration, Piece, build_timeline
+from tests.unit import naive_order
 from tests.unit.metering import brute_force
 from tests.unit.metering.lives import histories, instants
 
@@ -33,7 +34,9 @@ def test_a_timeline_is_a_chain_of_half_open_intervals(history: History) -> None:
     assert timeline.ended_us == life.deleted_us
     ends = [end for end in (life.deleted_us, history.commanded_us) if end is not None]
     assert timeline.charge_end_us == (min(ends) if ends else None)
-    assert len(timeline.ignored) == len(history.events) - len(life.facts)
+    assert list(timeline.ignored) == [
+        step.event for step in naive_order.order(history.events) if step.effect == "after_the_end"
+    ]
     for piece in timeline.running:
         assert piece.to_us is None or piece.from_us < piece.to_us
         assert timeline.state_at(piece.from_us).run == piece.run
