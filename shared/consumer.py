@@ -13,9 +13,10 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
+from asyncpg import UniqueViolationError
 
 from shared.clock import Clock
-from shared.db import TRANSIENT, Connection, Pool, transaction
+from shared.db import Connection, Pool, is_transient, transaction
 from shared.dead_letters import DeadRecord, insert_dead_letters, lock_dead_letter, mark_replayed
 from shared.errors import Corruption, RecordError, Refusal, TransientFault
 from shared.kafka import Record, describe_topics
@@ -25,6 +26,12 @@ from shared.log import get_logger
 logger = get_logger(__name__)
 
 RACES_MAX = 5
+# How long a partition that was added to a topic may go unread.
+METADATA_AGE_SECONDS = 4
+_LOAD_POSITIONS_SECONDS = 5
+
+# (topic without prefix, topic id, partition)
+Place = tuple[str, uuid.UUID, int]
 
 
 @dataclass(slots=True)
@@ -48,6 +55,14 @@ class Poll:
 Apply = Callable[[Connection, Poll], Awaitable[None]]
 
 
+@dataclass(slots=True)
+class _Handed:
+    """What a lane gets of a poll: records, and where partitions stand whose position is past their last record."""
+
+    records: list[Record] = field(default_factory=list)
+    positions: dict[Place, int] = field(default_factory=dict)
+
+
 class OffsetConsumer:
     """Polls `topics` and applies each poll in one transaction that also moves the offsets.
 
@@ -56,8 +71,12 @@ class OffsetConsumer:
 
     Where records come one by one, `linger_seconds` between polls let several be applied together.
 
-    An unexpected error in a poll bisects it until one record is alone, which goes to the dead letters; a transient
-    fault retries the same poll with backoff; a Corruption stops the consumer.
+    Only what a committed transaction holds is read. The stored position is the next offset to read: transaction markers
+    and compacted tails, which bring no record, move it too.
+
+    An error of the data bisects a poll until one record is alone; that one is applied once more on a fresh connection
+    and then goes to the dead letters. A transient fault retries the same poll with backoff; a Corruption stops the
+    consumer.
     """
 
     def __init__(
@@ -89,6 +108,8 @@ class OffsetConsumer:
         self._linger_seconds = linger_seconds
         self._stall_seconds = stall_seconds
         self._topic_ids: dict[str, uuid.UUID] = {}
+        # Up to where each assigned partition was handed to its lane, or is stored.
+        self._handed: dict[TopicPartition, int] = {}
         self.assigned = asyncio.Event()
 
     async def run(self) -> None:
@@ -105,6 +126,8 @@ class OffsetConsumer:
             client_id=self._group,
             enable_auto_commit=False,
             auto_offset_reset="none",
+            isolation_level="read_committed",
+            metadata_max_age_ms=METADATA_AGE_SECONDS * 1000,
             max_partition_fetch_bytes=4 * 1024 * 1024,
             fetch_max_bytes=32 * 1024 * 1024,
             max_poll_interval_ms=600_000,
@@ -113,10 +136,10 @@ class OffsetConsumer:
         )
         try:
             await consumer.start()
-            positions = await self._load_positions(
-                consumer, {name: item.partitions for name, item in described.items()}
-            )
-            listener = _Seeker(consumer, positions, self)
+            wanted = [
+                TopicPartition(name, number) for name, item in described.items() for number in range(item.partitions)
+            ]
+            listener = _Seeker(consumer, await self._load_positions(consumer, wanted), self)
             consumer.subscribe([self._prefix + topic for topic in self.topics], listener=listener)
             await self._consume(consumer)
         finally:
@@ -124,7 +147,7 @@ class OffsetConsumer:
             await consumer.stop()
 
     async def _consume(self, consumer: AIOKafkaConsumer) -> None:
-        queues = [asyncio.Queue[Sequence[Record]](maxsize=1) for _ in range(self._lanes)]
+        queues = [asyncio.Queue[_Handed](maxsize=1) for _ in range(self._lanes)]
         try:
             async with asyncio.TaskGroup() as tasks:
                 for number, queue in enumerate(queues):
@@ -134,17 +157,14 @@ class OffsetConsumer:
             # What stops one lane stops them all; the first cause tells what to do about it.
             raise faults.exceptions[0] from faults
 
-    async def _fetch(self, consumer: AIOKafkaConsumer, queues: Sequence[asyncio.Queue[Sequence[Record]]]) -> None:
+    async def _fetch(self, consumer: AIOKafkaConsumer, queues: Sequence[asyncio.Queue[_Handed]]) -> None:
         """Hand each lane its part of every poll; one that is full is waited for."""
         moved_at = time.monotonic()
         while True:
             found = await consumer.getmany(timeout_ms=self._wait_ms, max_records=self._records_max)
-            lanes: list[list[Record]] = [[] for _ in queues]
-            for partition, batch in found.items():
-                lanes[partition.partition % len(queues)] += [self._record(item) for item in batch]
-            for queue, records in zip(queues, lanes, strict=True):
-                if records:
-                    await queue.put(records)
+            for queue, handed in zip(queues, self._split(found, _positions_of(consumer)), strict=True):
+                if handed.records or handed.positions:
+                    await queue.put(handed)
             if found:
                 moved_at = time.monotonic()
                 await asyncio.sleep(self._linger_seconds)
@@ -152,9 +172,27 @@ class OffsetConsumer:
                 await self._check_progress(consumer)
                 moved_at = time.monotonic()
 
-    async def _apply_lane(self, queue: asyncio.Queue[Sequence[Record]]) -> None:
+    def _split(self, found: dict[TopicPartition, list[Any]], positions: dict[TopicPartition, int]) -> Sequence[_Handed]:
+        """A poll by lanes. `positions` are the consumer's right after the poll, stored after its records."""
+        lanes = [_Handed() for _ in range(self._lanes)]
+        for partition, batch in found.items():
+            lanes[partition.partition % self._lanes].records += [self._record(item) for item in batch]
+            self._handed[partition] = batch[-1].offset + 1
+        for partition, position in positions.items():
+            if position > self._handed.get(partition, 0):
+                topic = partition.topic.removeprefix(self._prefix)
+                place = topic, self._topic_ids[topic], partition.partition
+                lanes[partition.partition % self._lanes].positions[place] = position
+                self._handed[partition] = position
+        return lanes
+
+    async def _apply_lane(self, queue: asyncio.Queue[_Handed]) -> None:
         while True:
-            await self._apply_until_done(await queue.get())
+            handed = await queue.get()
+            if handed.records:
+                await self._apply_until_done(handed.records)
+            if handed.positions:
+                await self._retry_transient(lambda: self._advance(handed.positions))  # noqa: B023 - awaited here
 
     async def _check_progress(self, consumer: AIOKafkaConsumer) -> None:
         """A consumer that receives nothing although there is something must be started again (aiokafka issue 1037)."""
@@ -171,41 +209,62 @@ class OffsetConsumer:
         )
 
     async def _apply_until_done(self, records: Sequence[Record]) -> None:
-        backoff_seconds, races = 0.05, 0
+        """Apply the records, or bury those that break it: bisected, and seen twice on different connections."""
+        backoff = _Backoff()
+        races, suspect = 0, False
         while True:
             try:
                 await self._apply_once(records)
-            except (*TRANSIENT, TransientFault) as error:
-                races += isinstance(error, TransientFault) is False and "Unique" in type(error).__name__
-                if races > RACES_MAX:
-                    await self._isolate(records, error)
-                    return
-                logger.warning("consumer.retry", group=self._group, records=len(records), error=repr(error)[:500])
-                await asyncio.sleep(backoff_seconds)
-                backoff_seconds = min(backoff_seconds * 2, 5)
             except (Corruption, KafkaError):
                 raise
             except Exception as error:  # noqa: BLE001 - whatever one record breaks must not stop its neighbours
-                await self._isolate(records, error)
-                return
+                races += isinstance(error, UniqueViolationError)
+                if is_transient(error) and races <= RACES_MAX:
+                    logger.warning("consumer.retry", group=self._group, records=len(records), error=repr(error)[:500])
+                    await backoff.pause()
+                elif len(records) > 1:
+                    await self._halve(records)
+                    return
+                elif suspect:
+                    await self._bury(records[0], error)
+                    return
+                else:
+                    # What the last user left behind on a connection is not this record's fault.
+                    suspect = True
+                    await self._pool.expire_connections()
             else:
                 return
 
-    async def _isolate(self, records: Sequence[Record], error: Exception) -> None:
-        """Halve the poll until the record that breaks it stands alone, then bury that one."""
-        if len(records) > 1:
-            middle = len(records) // 2
-            await self._apply_until_done(records[:middle])
-            await self._apply_until_done(records[middle:])
-            return
-        logger.error("consumer.record_isolated", record=records[0].dead_id, exc_info=error)
+    async def _halve(self, records: Sequence[Record]) -> None:
+        middle = len(records) // 2
+        await self._apply_until_done(records[:middle])
+        await self._apply_until_done(records[middle:])
+
+    async def _bury(self, record: Record, error: Exception) -> None:
+        logger.error("consumer.record_isolated", record=record.dead_id, exc_info=error)
         detail = f"{error.reason}: {error.detail}" if isinstance(error, RecordError) else repr(error)
-        async with transaction(self._pool) as connection:
-            fresh = await self._lock_offsets(connection, records)
-            await insert_dead_letters(
-                connection, [DeadRecord(record, "unexpected error", detail) for record in fresh], self._clock.now_us()
-            )
-            await self._move_offsets(connection, records)
+
+        async def bury() -> None:
+            async with transaction(self._pool) as connection:
+                fresh = await self._lock_offsets(connection, [record])
+                dead = [DeadRecord(item, "unexpected error", detail) for item in fresh]
+                await insert_dead_letters(connection, dead, self._clock.now_us())
+                await self._move_offsets(connection, [record])
+
+        await self._retry_transient(bury)
+
+    async def _retry_transient(self, action: Callable[[], Awaitable[None]]) -> None:
+        backoff = _Backoff()
+        while True:
+            try:
+                await action()
+            except Exception as error:
+                if not is_transient(error):
+                    raise
+                logger.warning("consumer.retry", group=self._group, records=0, error=repr(error)[:500])
+                await backoff.pause()
+            else:
+                return
 
     async def _apply_once(self, records: Sequence[Record]) -> None:
         poll = Poll(())
@@ -245,7 +304,7 @@ class OffsetConsumer:
         return [record for record in records if record.offset >= done[record.topic, record.partition]]
 
     async def _move_offsets(self, connection: Connection, records: Sequence[Record]) -> None:
-        last: dict[tuple[str, uuid.UUID, int], int] = {}
+        last: dict[Place, int] = {}
         for record in records:
             last[record.topic, record.topic_id, record.partition] = record.offset + 1
         await connection.execute(
@@ -260,12 +319,27 @@ class OffsetConsumer:
             list(last.values()),
         )
 
+    async def _advance(self, positions: dict[Place, int]) -> None:
+        """Store positions that no record moved."""
+        places = sorted(positions)
+        async with transaction(self._pool) as connection:
+            await connection.execute(
+                """
+                insert into consumer_offset as o (topic, topic_id, partition, next_offset)
+                select * from unnest($1::text[], $2::uuid[], $3::int[], $4::bigint[]) order by 1, 2, 3
+                on conflict (topic, topic_id, partition) do update
+                set next_offset = greatest(o.next_offset, excluded.next_offset)
+                """,
+                [place[0] for place in places],
+                [place[1] for place in places],
+                [place[2] for place in places],
+                [positions[place] for place in places],
+            )
+
     async def _load_positions(
-        self, consumer: AIOKafkaConsumer, partitions: dict[str, int]
-    ) -> dict[TopicPartition, int]:
-        """Where each partition goes on: after what is done, or at the topic's first record."""
-        wanted = [TopicPartition(name, number) for name, count in partitions.items() for number in range(count)]
-        positions: dict[TopicPartition, int] = await consumer.beginning_offsets(wanted)
+        self, consumer: AIOKafkaConsumer, wanted: Sequence[TopicPartition]
+    ) -> dict[TopicPartition, tuple[int, int]]:
+        """Where each partition goes on, after what is done or at the topic's first record, and what is stored of it."""
         async with self._pool.acquire(timeout=30) as connection:
             rows = await connection.fetch(
                 """
@@ -275,9 +349,13 @@ class OffsetConsumer:
                 list(self._topic_ids),
                 list(self._topic_ids.values()),
             )
-        for row in rows:
-            positions[TopicPartition(self._prefix + row["topic"], row["partition"])] = row["next_offset"]
-        return positions
+        stored = {TopicPartition(self._prefix + row["topic"], row["partition"]): row["next_offset"] for row in rows}
+        fresh = [partition for partition in wanted if partition not in stored]
+        firsts = await consumer.beginning_offsets(fresh) if fresh else {}
+        return {
+            partition: (stored.get(partition, firsts.get(partition, 0)), stored.get(partition, 0))
+            for partition in wanted
+        }
 
     async def replay(self, dead_id: str, body: bytes | None) -> None:
         """Apply a dead letter again, with another body if one is given.
@@ -301,22 +379,65 @@ class OffsetConsumer:
             callback()
 
 
-class _Seeker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
-    """Positions each newly assigned partition where the database says.
+class _Backoff:
+    """Pauses that double up to five seconds."""
 
-    It never awaits: as soon as it did, the fetcher would look for positions in Kafka and fail to find any. Positions
-    that were read a while ago are right all the same, for what is done since is dropped under the offset's lock.
+    def __init__(self) -> None:
+        self._seconds = 0.05
+
+    async def pause(self) -> None:
+        await asyncio.sleep(self._seconds)
+        self._seconds = min(self._seconds * 2, 5)
+
+
+def _positions_of(consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:
+    """The position of each assigned partition, without awaiting: it must be that of the poll just taken."""
+    subscription = consumer._subscription.subscription  # noqa: SLF001 - `position` awaits
+    if subscription is None or subscription.assignment is None:
+        return {}
+    states = {partition: subscription.assignment.state_value(partition) for partition in subscription.assignment.tps}
+    return {partition: state.position for partition, state in states.items() if state.has_valid_position}
+
+
+class _Seeker(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka is untyped
+    """Positions each newly assigned partition where the database says it is now.
+
+    Before it awaits anything, each partition is paused at the position read last: otherwise the fetcher would look for
+    positions in Kafka and fail to find any. An old position is right too, only slow: what is done since is dropped
+    under the offset's lock.
     """
 
-    def __init__(self, consumer: AIOKafkaConsumer, positions: dict[TopicPartition, int], owner: OffsetConsumer) -> None:
+    def __init__(
+        self, consumer: AIOKafkaConsumer, positions: dict[TopicPartition, tuple[int, int]], owner: OffsetConsumer
+    ) -> None:
         self._consumer = consumer
         self._positions = positions
         self._owner = owner
+        # The positions that it begins with are those of now.
+        self._fresh = True
 
     def on_partitions_revoked(self, revoked: set[TopicPartition]) -> None:  # noqa: ARG002 - aiokafka's signature
         self._owner.assigned.clear()
 
-    def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
-        for partition in sorted(assigned):
-            self._consumer.seek(partition, self._positions.get(partition, 0))
+    async def on_partitions_assigned(self, assigned: set[TopicPartition]) -> None:
+        partitions = sorted(assigned)
+        self._seek(partitions)
+        if not self._fresh and partitions:
+            self._consumer.pause(*partitions)
+            try:
+                self._positions |= await asyncio.wait_for(
+                    self._owner._load_positions(self._consumer, partitions),  # noqa: SLF001 - a part of it
+                    _LOAD_POSITIONS_SECONDS,
+                )
+                self._seek(partitions)
+            except Exception as error:  # noqa: BLE001 - the positions read last are right too
+                logger.warning("consumer.positions_not_read", error=repr(error)[:500])
+            self._consumer.resume(*partitions)
+        self._fresh = False
         self._owner.assigned.set()
+
+    def _seek(self, partitions: Sequence[TopicPartition]) -> None:
+        for partition in partitions:
+            position, stored = self._positions.get(partition, (0, 0))
+            self._consumer.seek(partition, position)
+            self._owner._handed[partition] = stored  # noqa: SLF001 - a part of it

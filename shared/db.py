@@ -57,6 +57,9 @@ def is_transient(error: BaseException) -> bool:
         return True
     if isinstance(error, _client_errors.DataError):
         return False
+    if isinstance(error, asyncpg.CheckViolationError) and error.constraint_name is None:
+        # A row for which there is no partition yet: the clock was moved, and housekeeping makes it in a moment.
+        return True
     if isinstance(error, asyncpg.PostgresError):
         return not (error.sqlstate or "").startswith(_DATA_CLASSES)
     return isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError)

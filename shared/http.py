@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from http import HTTPStatus
 from typing import Annotated
 
+import asyncpg
 import uvicorn
 from fastapi import APIRouter, Body, FastAPI, Request
 from fastapi.encoders import jsonable_encoder
@@ -19,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.consumer import OffsetConsumer
-from shared.db import TRANSIENT, Pool, transaction
+from shared.db import Pool, is_transient, transaction
 from shared.dead_letters import load_dead_letters, load_dead_topic
 from shared.errors import Refusal, TransientFault
 from shared.log import get_logger
@@ -28,6 +29,15 @@ logger = get_logger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
 BODY_BYTES_MAX = 2 * 1024 * 1024
+# Errors of a database, a network or a neighbour: `is_transient` tells which of them are worth another try.
+MAYBE_TRANSIENT = (
+    TransientFault,
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    OSError,
+    TimeoutError,
+)
 
 
 def problem(status: int, code: str, detail: str, **extra: object) -> JSONResponse:
@@ -100,7 +110,9 @@ def _add_error_handlers(api: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return problem(error.status_code, "http", str(error.detail))
 
-    async def unavailable(_request: Request, error: Exception) -> JSONResponse:
+    async def faulty(request: Request, error: Exception) -> JSONResponse:
+        if not is_transient(error):
+            return await unexpected(request, error)
         logger.warning("http.unavailable", error=repr(error)[:500])
         return problem(503, "unavailable", "a part of the service is out of reach for the moment; try again")
 
@@ -111,8 +123,8 @@ def _add_error_handlers(api: FastAPI) -> None:
     api.add_exception_handler(Refusal, refused)
     api.add_exception_handler(RequestValidationError, invalid)
     api.add_exception_handler(HTTPException, http_error)
-    for kind in (*TRANSIENT, TransientFault):
-        api.add_exception_handler(kind, unavailable)
+    for kind in MAYBE_TRANSIENT:
+        api.add_exception_handler(kind, faulty)
     api.add_exception_handler(Exception, unexpected)
 
 

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
 from shared.clock import DAY_US, Clock
-from shared.db import TRANSIENT, Connection, Pool, day_of, drop_partitions, ensure_partitions
+from shared.db import Connection, Pool, day_of, drop_partitions, ensure_partitions, is_transient
 from shared.errors import TransientFault
 from shared.log import get_logger
 
@@ -152,8 +152,15 @@ class Relay:
                     elif self._linger_seconds:
                         await asyncio.sleep(self._linger_seconds)
             finally:
-                with contextlib.suppress(*TRANSIENT):
-                    await connection.execute("select pg_advisory_unlock(hashtext('tollkeeper.relay'), $1)", self._relay)
+                await self._unlock(connection)
+
+    async def _unlock(self, connection: Connection) -> None:
+        try:
+            await connection.execute("select pg_advisory_unlock(hashtext('tollkeeper.relay'), $1)", self._relay)
+        except Exception as error:
+            # A session that is gone holds no lock.
+            if not is_transient(error):
+                raise
 
     async def _wait(self) -> None:
         with contextlib.suppress(TimeoutError):

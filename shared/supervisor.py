@@ -6,8 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
-from shared.db import TRANSIENT
-from shared.errors import TransientFault
+from shared.db import is_transient
 from shared.log import get_logger
 
 logger = get_logger(__name__)
@@ -56,12 +55,12 @@ class Supervisor:
             try:
                 await self._loops[name]()
                 state.error = "ended by itself"
-            except (*TRANSIENT, TransientFault) as error:
-                state.error = repr(error)[:500]
-                logger.warning("loop.fault", loop=name, error=state.error)
             except Exception as error:
                 state.error = repr(error)[:500]
-                logger.exception("loop.failed", loop=name)
+                if is_transient(error):
+                    logger.warning("loop.fault", loop=name, error=state.error)
+                else:
+                    logger.exception("loop.failed", loop=name)
             state.running = False
             state.failures += 1
             if time.monotonic() - started > STEADY_SECONDS:

@@ -1,4 +1,7 @@
-"""Reads topics from an offset to their present end, without a group: a service looks at what it published itself."""
+"""Reads topics from an offset to their present end, without a group: a service looks at what it published itself.
+
+Ends are high watermarks, which only a `read_uncommitted` client is told; records are read as committed.
+"""
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -38,7 +41,7 @@ class TopicReader:
 
     async def load_bounds(self, topics: Sequence[str]) -> dict[tuple[str, int], Bounds]:
         """The bounds of every partition of those topics that exist."""
-        async with self._open() as consumer:
+        async with self._open(isolation="read_uncommitted") as consumer:
             return await self._bounds(consumer, topics)
 
     async def read(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[tuple[int, int, bytes | None]]:
@@ -51,16 +54,19 @@ class TopicReader:
 
         A start that lies beyond the end means that the topic was made anew or lost its tail: it is read from the first.
         """
-        async with self._open() as consumer:
-            bounds = await self._bounds(consumer, [topic])
-            left: dict[TopicPartition, int] = {}
-            consumer.assign([TopicPartition(self._prefix + topic, number) for _, number in bounds])
-            for (_, number), bound in bounds.items():
-                partition, start = TopicPartition(self._prefix + topic, number), starts.get(number, 0)
-                start = max(bound.first, start if start <= bound.end else 0)
-                consumer.seek(partition, start)
-                if start < bound.end:
-                    left[partition] = bound.end
+        starting: dict[TopicPartition, int] = {}
+        left: dict[TopicPartition, int] = {}
+        for (_, number), bound in (await self.load_bounds([topic])).items():
+            partition, start = TopicPartition(self._prefix + topic, number), starts.get(number, 0)
+            starting[partition] = max(bound.first, start if start <= bound.end else 0)
+            if starting[partition] < bound.end:
+                left[partition] = bound.end
+        if not left:
+            return
+        async with self._open(isolation="read_committed") as consumer:
+            consumer.assign(list(left))
+            for partition in left:
+                consumer.seek(partition, starting[partition])
             while left:
                 for batch in (await consumer.getmany(timeout_ms=_POLL_MS)).values():
                     for record in batch:
@@ -80,9 +86,12 @@ class TopicReader:
         }
 
     @asynccontextmanager
-    async def _open(self) -> AsyncIterator[AIOKafkaConsumer]:
+    async def _open(self, *, isolation: str) -> AsyncIterator[AIOKafkaConsumer]:
         consumer = AIOKafkaConsumer(
-            bootstrap_servers=self._bootstrap, enable_auto_commit=False, auto_offset_reset="none"
+            bootstrap_servers=self._bootstrap,
+            enable_auto_commit=False,
+            auto_offset_reset="none",
+            isolation_level=isolation,
         )
         try:
             await consumer.start()

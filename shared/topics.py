@@ -17,6 +17,8 @@ SERVICE_EVENTS = "service.events.v1"
 
 DEAD_SUFFIX = ".dead"
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+# The broker's `transaction.max.timeout.ms`: an open transaction holds back all readers of its partitions.
+TRANSACTION_TIMEOUT_MS_MAX = 60_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,10 @@ async def load_ends(bootstrap: str, prefix: str) -> dict[str, dict[int, int]]:
     """The end of each partition of the incoming topics, without those that hold nothing. Raises CommandError."""
     try:
         partitions = await find_topics(bootstrap, prefix)
-        consumer = AIOKafkaConsumer(bootstrap_servers=bootstrap, client_id=f"{prefix}tollkeeper-wait")
+        # High watermarks, which only a `read_uncommitted` client is told: an open transaction is waited for too.
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=bootstrap, client_id=f"{prefix}tollkeeper-wait", isolation_level="read_uncommitted"
+        )
         try:
             await consumer.start()
             ends: dict[str, dict[int, int]] = {}

@@ -31,7 +31,10 @@ class Positions:
             for name, topic in described.items()
             for number in range(topic.partitions)
         ]
-        consumer = AIOKafkaConsumer(bootstrap_servers=self._bootstrap, enable_auto_commit=False)
+        # High watermarks, which only a `read_uncommitted` client is told: an open transaction counts as unread.
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._bootstrap, enable_auto_commit=False, isolation_level="read_uncommitted"
+        )
         try:
             await consumer.start()
             ends = await consumer.end_offsets(partitions)

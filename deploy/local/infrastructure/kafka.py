@@ -16,7 +16,7 @@ from deploy.local.infrastructure.probes import wait_for_kafka
 from deploy.local.ports import LOOPBACK, find_free_port, is_taken, require_free
 from deploy.local.processes import ManagedProcess, run_apart, stop_leftover, write_private
 from deploy.local.space import require_space
-from shared.topics import MESSAGE_BYTES_MAX
+from shared.topics import MESSAGE_BYTES_MAX, TRANSACTION_TIMEOUT_MS_MAX
 
 PORT_SETTING = "TOLLKEEPER_KAFKA_PORT"
 _START_SECONDS = 90
@@ -133,6 +133,8 @@ class EmbeddedKafka:
             "transaction.state.log.replication.factor": 1,
             "transaction.state.log.min.isr": 1,
             "transaction.state.log.num.partitions": 4,
+            # A producer that died inside a transaction holds back what others sent: for a minute, not for fifteen.
+            "transaction.max.timeout.ms": TRANSACTION_TIMEOUT_MS_MAX,
             "share.coordinator.state.topic.replication.factor": 1,
             "share.coordinator.state.topic.min.isr": 1,
             "group.initial.rebalance.delay.ms": 0,

@@ -1,0 +1,165 @@
+"""What of a record's failure is its own: errors of a connection or session bury nobody's record."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from shared.clock import SystemClock
+from shared.consumer import Poll
+from shared.db import Connection, Pool, ensure_partitions, open_pool, transaction
+from shared.kafka import open_producer
+from shared.topics import CHARGES, ensure_topics
+from tests.conftest import MakeDatabase
+from tests.support.consuming import consuming
+from tests.support.eventually import eventually
+
+
+async def send(bootstrap: str, topic: str, *values: bytes, partition: int = 0) -> None:
+    producer = await open_producer(bootstrap, "test")
+    for value in values:
+        await producer.send_and_wait(topic, value, partition=partition)
+    await producer.stop()
+
+
+async def count_dead(pool: Pool) -> int:
+    return int(await pool.fetchval("select count(*) from dead_letter"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        asyncpg.InternalClientError("cannot switch to state 15; another operation (2) is in progress"),
+        asyncpg.InterfaceError("the connection is closed"),
+        asyncpg.IdleInTransactionSessionTimeoutError("terminating connection"),
+        asyncpg.ReadOnlySQLTransactionError("cannot execute INSERT in a read-only transaction"),
+    ],
+)
+async def test_errors_of_a_session_are_retried_and_bury_nothing(
+    error: Exception, make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
+) -> None:
+    """Finding: running W1."""
+    await ensure_topics(kafka_bootstrap, topic_prefix)
+    _, app_url = await make_database("balance")
+    pool = await open_pool(app_url, application="test", size_max=4)
+    seen: list[bytes] = []
+    failures = [error] * 3
+
+    async def apply(_connection: Connection, poll: Poll) -> None:
+        if failures:
+            raise failures.pop()
+        seen.extend(record.value or b"" for record in poll.records)
+
+    async with consuming(pool, kafka_bootstrap, topic_prefix, apply):
+        await send(kafka_bootstrap, topic_prefix + CHARGES, b"good")
+        await eventually(lambda: seen == [b"good"])
+    assert await count_dead(pool) == 0
+    await pool.close()
+
+
+async def test_sessions_that_are_cut_all_the_time_bury_nothing(
+    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str, postgres_admin_url: str
+) -> None:
+    await ensure_topics(kafka_bootstrap, topic_prefix)
+    _, app_url = await make_database("balance")
+    pool = await open_pool(app_url, application="cut-test", size_max=4)
+    seen: set[bytes] = set()
+
+    async def apply(connection: Connection, poll: Poll) -> None:
+        await connection.execute("select 1")
+        values = [record.value or b"" for record in poll.records]
+        poll.after_commit(lambda: seen.update(values))
+
+    admin = await asyncpg.connect(postgres_admin_url)
+
+    async def cut() -> None:
+        for _ in range(100):
+            await admin.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'cut-test'"
+            )
+            await asyncio.sleep(0.02)
+
+    values = {str(number).encode() for number in range(100)}
+    async with consuming(pool, kafka_bootstrap, topic_prefix, apply) as consumer:
+        await consumer.assigned.wait()
+        cutting = asyncio.create_task(cut())
+        await send(kafka_bootstrap, topic_prefix + CHARGES, *values)
+        await cutting
+        await eventually(lambda: seen == values, what="all records applied")
+    await admin.close()
+    await pool.expire_connections()
+    assert await count_dead(pool) == 0
+    await pool.close()
+
+
+async def test_a_lone_record_is_buried_only_after_a_fresh_connection_saw_it_fail_too(
+    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
+) -> None:
+    await ensure_topics(kafka_bootstrap, topic_prefix)
+    _, app_url = await make_database("balance")
+    pool = await open_pool(app_url, application="test", size_max=4)
+    async with transaction(pool) as connection:
+        await ensure_partitions(connection, "outbox", SystemClock().now_us())
+    seen: list[bytes] = []
+    sessions: dict[bytes, list[int]] = {b"spoilt session": [], b"bad": []}
+
+    async def apply(connection: Connection, poll: Poll) -> None:
+        for record in poll.records:
+            value = record.value or b""
+            if value in sessions:
+                sessions[value].append(connection.get_server_pid())
+                if value == b"bad" or len(set(sessions[value])) == 1:
+                    raise ValueError(value)
+            seen.append(value)
+
+    async with consuming(pool, kafka_bootstrap, topic_prefix, apply):
+        for value in (b"spoilt session", b"bad", b"good"):
+            await send(kafka_bootstrap, topic_prefix + CHARGES, value)
+        await eventually(lambda: seen[-1:] == [b"good"])
+    assert b"spoilt session" in seen
+    assert all(len(set(pids)) == 2 for pids in sessions.values())
+    assert await pool.fetchval("select value from dead_letter") == b"bad"
+    await pool.close()
+
+
+async def test_a_rebalance_goes_on_at_what_is_applied(
+    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
+) -> None:
+    """Finding: metering 10. Partitions come back to a worker that another one served meanwhile."""
+    await ensure_topics(kafka_bootstrap, topic_prefix)
+    _, app_url = await make_database("balance")
+    pool = await open_pool(app_url, application="test", size_max=8)
+    seen: list[bytes] = []
+    handed: list[int] = []
+
+    async def apply(_connection: Connection, poll: Poll) -> None:
+        values = [record.value or b"" for record in poll.records]
+        poll.after_commit(lambda: seen.extend(values))
+
+    async def send_all(value: bytes) -> None:
+        for partition in range(8):
+            await send(kafka_bootstrap, topic_prefix + CHARGES, *[value] * 3, partition=partition)
+
+    async with consuming(pool, kafka_bootstrap, topic_prefix, apply) as first:
+        await first.assigned.wait()
+        apply_once = first._apply_once
+
+        async def count_handed(records: object) -> None:
+            handed.append(len(records))  # type: ignore[arg-type]
+            await apply_once(records)  # type: ignore[arg-type]
+
+        first._apply_once = count_handed  # type: ignore[method-assign]
+        await send_all(b"alone")
+        await eventually(lambda: len(seen) == 24)
+        first.assigned.clear()
+        async with consuming(pool, kafka_bootstrap, topic_prefix, apply):
+            await eventually(first.assigned.is_set)
+            await send_all(b"together")
+            await eventually(lambda: len(seen) == 48)
+            first.assigned.clear()
+            before = sum(handed)
+        await eventually(first.assigned.is_set)
+        await send(kafka_bootstrap, topic_prefix + CHARGES, b"alone again", partition=7)
+        await eventually(lambda: len(seen) == 49)
+    assert sum(handed) == before + 1
+    await pool.close()
