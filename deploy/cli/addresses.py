@@ -47,7 +47,7 @@ def _service_url(env: Mapping[str, str], name: str, port: int) -> str:
 def _remembered(home: Path) -> dict[str, str]:
     try:
         return Home(home).read_environment()
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise CommandError(
             f"what {home} remembers of its stack can't be read ({error}); start it anew with `tollkeeper up`, or set "
             "TOLLKEEPER_HOME to another folder"

@@ -10,11 +10,13 @@ TIMEOUT: Final = 2
 STOPPED: Final = 3
 USAGE: Final = 64
 UNAVAILABLE: Final = 69
+INTERRUPTED: Final = 130
 
 EXIT_CODES: Final = (
     "Exit codes: 0 done; 1 the input or the request is wrong, or something differs (it is printed); "
     "2 wait-settled ran out of time; 3 a shard is stopped or the tick is halted; "
-    "64 the command was not called as documented; 69 a service or the broker does not answer."
+    "64 the command was not called as documented; 69 a service or the broker does not answer; "
+    "130 interrupted."
 )
 
 

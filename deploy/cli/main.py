@@ -9,7 +9,7 @@ from deploy.cli.account import account
 from deploy.cli.clock import clock
 from deploy.cli.dead import dead
 from deploy.cli.explain import explain
-from deploy.cli.faults import EXIT_CODES, FOUND, TIMEOUT, USAGE, CommandError, EarlyExitError
+from deploy.cli.faults import EXIT_CODES, FOUND, INTERRUPTED, TIMEOUT, USAGE, CommandError, EarlyExitError
 from deploy.cli.output import remark
 from deploy.cli.payments import rates, reconcile
 from deploy.cli.prices import prices
@@ -19,6 +19,7 @@ from deploy.cli.stack import stack_down, stack_status, stack_up
 from deploy.cli.trace import import_trace
 from deploy.cli.voucher import voucher
 from deploy.local.faults import StackError
+from deploy.local.settings import tell_path_fault
 
 app = typer.Typer(
     name="tollkeeper",
@@ -54,6 +55,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="tollkeeper")
     except SystemExit as end:
+        if end.code == INTERRUPTED:
+            remark("tollkeeper: interrupted")
         # The parser's own code for a wrong call is wait-settled's for a time-out.
         return USAGE if end.code == TIMEOUT else int(end.code or 0)
     except EarlyExitError as end:
@@ -63,6 +66,11 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return fault.exit_code
     except StackError as fault:
         remark(f"tollkeeper: {fault}")
+        return FOUND
+    except OSError as error:
+        if (told := tell_path_fault(error)) is None:
+            raise
+        remark(f"tollkeeper: {told}")
         return FOUND
     return 0
 

@@ -177,18 +177,26 @@ class Launch:
             self._supervisor.start_demo(ManagedProcess("demo", command, log=None, environment=environment))
 
     def _stop(self) -> None:
+        if self._stop_request.terminal_closed:
+            self._progress.line("the terminal was closed")
         self._state.phase = "stopping"
-        self._save()
-        with self._progress.step("stopping"):
-            self._supervisor.stop()
-        self._home.forget_state()
+        try:
+            self._save()
+            # Where a start failed at once there is nothing to tell of.
+            telling = self._progress.step("stopping") if self._state.infrastructure else contextlib.nullcontext()
+            with telling:
+                self._supervisor.stop()
+        finally:
+            self._home.forget_state()
 
     def _patiently(self, work: Callable[[], _Answer]) -> _Answer:
         """Do `work` in a thread while watching for a stop, which waits for the work's end: nothing is left half."""
         with ThreadPoolExecutor(1) as thread:
             future = thread.submit(work)
-            while not future.done():
+            while not future.done() and not self._stop_request.made:
                 wait([future], timeout=_POLL_SECONDS)
+            if not future.done():
+                self._progress.line("asked to stop: waiting for the end of this step")
         answer = future.result()
         self._check_stop()
         return answer

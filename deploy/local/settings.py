@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.faults import StackError
+from deploy.local.faults import StackError, describe_path_fault
 
 POSTGRES_PORT = 15433
 KAFKA_PORT = 19192
@@ -39,6 +39,12 @@ class LocalSettings:
             kafka_port=read_port(env, "TOLLKEEPER_KAFKA_PORT", KAFKA_PORT),
             docker=env.get("TOLLKEEPER_DOCKER", "auto") != "off",
         )
+
+
+def tell_path_fault(error: OSError) -> str | None:
+    """A sentence on a path that can't be used, with the settings of this process; None where it is no such error."""
+    settings = LocalSettings.read()
+    return describe_path_fault(error, settings.home, settings.cache)
 
 
 def read_port(environment: Mapping[str, str], name: str, default: int) -> int:

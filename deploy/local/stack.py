@@ -17,10 +17,11 @@ from deploy.local.launch import Launch
 from deploy.local.made import require_as_made
 from deploy.local.processes import signal_tree, stop_leftover, tail
 from deploy.local.services import SERVICES, Service
-from deploy.local.settings import DEMO_HOME, HOME, LocalSettings
+from deploy.local.settings import LocalSettings, tell_path_fault
 from deploy.local.state import Home, HomeLock, StackState, find_home
-from deploy.local.status import print_status, read_status
+from deploy.local.status import find_twin, print_status, read_status
 from deploy.local.supervisor import StopRequest
+from deploy.local.terminal import steady_output
 
 LAUNCHER = (sys.executable, "-m", "deploy.local.stack")
 _DETACH_SECONDS = 300
@@ -76,7 +77,8 @@ def up(
         _end_leftovers(home)
         stop_request = StopRequest()
         stop_request.listen()
-        Launch(settings, user, services, demo=with_demo, console=console, stop_request=stop_request).run()
+        with steady_output(home.logs("stack")):
+            Launch(settings, user, services, demo=with_demo, console=console, stop_request=stop_request).run()
     finally:
         lock.release()
 
@@ -116,15 +118,14 @@ def status(
 
 def require_twin_down(home: Home, user: Mapping[str, str], services: Sequence[Service]) -> None:
     """Raise StackError if the demo's home, or the one beside it, has a stack on ports that are wanted here."""
-    names = {HOME: DEMO_HOME, DEMO_HOME: HOME}
-    twin = Home(home.path.with_name(names.get(home.path.name, home.path.name)))
-    state = twin.read_state()
-    if twin.path == home.path or state is None or not state.supervisor.alive:
+    path = find_twin(home.path)
+    state = None if path is None else Home(path).read_state()
+    if state is None or not state.supervisor.alive:
         return
     wanted = {service.port(user) for service in services}
     if wanted & {service.port for service in state.services.values()}:
         raise StackError(
-            f"a stack runs on {twin.path} (process {state.supervisor.pid}) and has these ports. Stop it with "
+            f"a stack runs on {path} (process {state.supervisor.pid}) and has these ports. Stop it with "
             "`tollkeeper down`, or give this one other ports: set TOLLKEEPER_<SERVICE>_PORT, TOLLKEEPER_POSTGRES_PORT "
             "and TOLLKEEPER_KAFKA_PORT."
         )
@@ -205,6 +206,11 @@ def main(
             return 0 if status(as_json=options.json) else 1
     except StackError as fault:
         sys.stderr.write(f"tollkeeper: {fault}\n")
+        return 1
+    except OSError as error:
+        if (told := tell_path_fault(error)) is None:
+            raise
+        sys.stderr.write(f"tollkeeper: {told}\n")
         return 1
     return 0
 

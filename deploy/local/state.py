@@ -125,11 +125,13 @@ class Home:
 
 
 def find_home(environment: Mapping[str, str]) -> Home:
-    """The home that the environment names; else, of the two default ones, the one on which something runs."""
+    """The home that the environment names; else, of the two default ones, the one that runs, or the only one."""
     if named := environment.get("TOLLKEEPER_HOME"):
         return Home(Path(named).absolute())
     plain, demo = Home(Path(HOME).absolute()), Home(Path(DEMO_HOME).absolute())
-    return demo if demo.read_state() is not None and plain.read_state() is None else plain
+    if plain.read_state() is not None:
+        return plain
+    return demo if demo.read_state() is not None or (not plain.path.exists() and demo.path.exists()) else plain
 
 
 class HomeLock:

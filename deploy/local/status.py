@@ -1,6 +1,7 @@
 """How a stack is doing: what its state file says, checked against the processes and their readiness."""
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import httpx
 from rich.console import Console
@@ -8,6 +9,7 @@ from rich.table import Table
 
 from deploy.local.launch import ask_readiness
 from deploy.local.ports import LOOPBACK
+from deploy.local.settings import DEMO_HOME, HOME
 from deploy.local.state import Home
 
 
@@ -68,8 +70,17 @@ def read_status(home: Home) -> StackStatus:
     )
 
 
+def find_twin(home: Path) -> Path | None:
+    """The demo's home, or the one beside it, if it exists."""
+    names = {HOME: DEMO_HOME, DEMO_HOME: HOME}
+    twin = home.with_name(names.get(home.name, home.name))
+    return twin if twin != home and twin.exists() else None
+
+
 def print_status(status: StackStatus, console: Console) -> None:
     console.print(f"{status.home}: {status.phase}", highlight=False, soft_wrap=True)
+    if status.phase == "stopped" and (twin := find_twin(Path(status.home))):
+        console.print(f"Beside it is {twin}: TOLLKEEPER_HOME={twin.name} asks about that one.", soft_wrap=True)
     if status.phase == "lost":
         console.print("Its supervisor was killed. `tollkeeper down` ends what is left, `tollkeeper up` starts anew.")
     if not status.services:

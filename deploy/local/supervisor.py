@@ -13,6 +13,7 @@ from deploy.local.infrastructure.kafka import EmbeddedKafka
 from deploy.local.infrastructure.postgres import EmbeddedPostgres
 from deploy.local.processes import ManagedProcess
 from deploy.local.progress import Progress
+from deploy.local.terminal import Terminal
 
 _BACKOFF_SECONDS = 0.25
 _BACKOFF_SECONDS_MAX = 30.0
@@ -21,24 +22,33 @@ _WATCH_SECONDS = 0.1
 
 
 class StopRequest:
-    """Ctrl-C or SIGTERM, remembered until a safe moment: no signal ever interrupts a half-made step."""
+    """Ctrl-C, SIGTERM or a closed terminal, remembered until a safe moment: nothing interrupts a half-made step."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
+        self._terminal = Terminal()
+        self.terminal_closed = False
 
     def listen(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            signal.signal(number, self._note)
+            # Under nohup it is meant to outlive the terminal.
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._note)
 
-    def _note(self, _number: int, _frame: FrameType | None) -> None:
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.terminal_closed |= number == signal.SIGHUP
         self._event.set()
 
     @property
     def made(self) -> bool:
+        if not self._event.is_set() and self._terminal.closed:
+            self.terminal_closed = True
+            self._event.set()
         return self._event.is_set()
 
     def wait(self, seconds: float) -> bool:
-        return self._event.wait(seconds)
+        """Wait for a stop at most `seconds`; whether it was asked for."""
+        return self.made or self._event.wait(seconds)
 
 
 @dataclass(slots=True)

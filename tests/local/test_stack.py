@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -151,10 +152,10 @@ async def test_a_killed_supervisor_leaves_nothing_after_down(embedded: dict[str,
     assert read_status(embedded)["phase"] == "stopped"
 
 
-def _start(environment: Mapping[str, str]) -> subprocess.Popen[str]:
+def _start(environment: Mapping[str, str], *command: str) -> subprocess.Popen[str]:
     """In a process group of its own, as a shell would."""
     return subprocess.Popen(
-        [*COMMAND, "up"],
+        command or [*COMMAND, "up"],
         env=dict(environment),
         cwd=_ROOT,
         stdout=subprocess.PIPE,
@@ -188,6 +189,42 @@ async def test_ctrl_c_while_the_servers_are_made_is_no_fault(embedded: dict[str,
     assert process.returncode == 0, output
     assert "asked to stop before everything was ready" in output
     assert read_status(embedded)["phase"] == "stopped"
+
+
+async def test_a_closed_terminal_stops_it_although_its_shell_lives(
+    addressed: dict[str, str], home: Path, tmp_path: Path
+) -> None:
+    """As `ssh -t host 'make run'`: the hang-up goes to the session's leader, which waits for its child."""
+    master, slave = os.openpty()
+    script = f'exec <"$0" >"$0" 2>&1; trap : HUP; {shlex.join(COMMAND)} up; echo $? >"$1"'
+    code = tmp_path / "code"
+    shell = _start(addressed, "/bin/sh", "-c", script, os.ttyname(slave), str(code))
+    os.close(slave)
+    await eventually(lambda: (state := Home(home).read_state()) and state.phase == "ready", what="ready")
+    os.close(master)
+    await eventually(code.exists, what="the end")
+    shell.communicate(timeout=30)
+    assert code.read_text() == "0\n"
+    assert read_status(addressed)["phase"] == "stopped"
+    log = Home(home).logs("stack").read_text()
+    assert "the terminal was closed" in log
+    assert "stopping" in log
+
+
+async def test_output_that_nobody_reads_stops_nothing(addressed: dict[str, str], home: Path) -> None:
+    process = _start(addressed)
+    await eventually(lambda: (state := Home(home).read_state()) and state.phase == "ready", what="ready")
+    assert process.stdout is not None
+    process.stdout.close()
+    state = Home(home).read_state()
+    assert state is not None
+    assert state.services["metering"].identity is not None
+    state.services["metering"].identity.signal(signal.SIGKILL)
+    await eventually(lambda: _ready_again(addressed), what="its service to be back")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+    assert read_status(addressed)["phase"] == "stopped"
+    assert "metering ended by itself" in Home(home).logs("stack").read_text()
 
 
 def test_services_get_what_they_need_and_no_more(addressed: dict[str, str]) -> None:

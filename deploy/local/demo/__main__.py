@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 import httpx
 import orjson
@@ -10,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from deploy.local.demo.platform import Platform
 from deploy.local.demo.story import DemoError, Story
+from deploy.local.terminal import steady_output
 from shared.clock import SECOND_US, SystemClock
 from shared.kafka import describe_topics, open_producer
 from shared.topics import ACCOUNT_EVENTS, COMMANDS, ENFORCEMENT_EVENTS
@@ -75,7 +77,8 @@ async def _play() -> None:
 
 def main() -> int:
     try:
-        asyncio.run(_play())
+        with steady_output(Path(os.environ["TOLLKEEPER_HOME"]) / "logs" / "demo.log"):
+            asyncio.run(_play())
     except (DemoError, httpx.HTTPError) as error:
         print(f"the demo stopped: {error}", file=sys.stderr)
         return 1
