@@ -13,7 +13,7 @@ from deploy.cli.services import Services
 from shared.clock import format_instant
 from shared.events.charges import ChargeBatch
 from shared.events.cloudevents import Instant
-from shared.events.lifecycle import describe
+from shared.events.reading import READING, describe
 
 PAGE_ENTRIES = 1000
 POSTING_SECONDS = 30
@@ -86,7 +86,7 @@ class Evidence:
 
 def read_batch(answer: dict[str, Any]) -> ChargeBatch:
     try:
-        return ChargeBatch.model_validate(answer)
+        return ChargeBatch.model_validate(answer, extra="ignore", context=READING)
     except ValidationError as error:
         raise CommandError(f"the evidence is no charge batch: {describe(error)}") from error
 

@@ -12,8 +12,8 @@ from deploy.cli.faults import CommandError
 from deploy.cli.output import JsonOption, print_json, say
 from deploy.cli.services import open_services, segment
 from shared.clock import format_instant
-from shared.events.lifecycle import describe
 from shared.events.prices import PriceBookFile
+from shared.events.reading import describe
 
 prices = typer.Typer(help="Price books: publish one, show those in force and to come.", no_args_is_help=True)
 

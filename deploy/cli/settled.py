@@ -18,7 +18,7 @@ from deploy.cli.output import JsonOption, print_json, printable, remark, say
 from deploy.cli.publish import broker_fault, find_topics
 from deploy.cli.services import Services, open_services
 from deploy.cli.settled_rules import BalanceReport, MeteringReport, Offsets, StoppedLineError, Target, Wait
-from shared.events.lifecycle import describe
+from shared.events.reading import describe
 
 _Report = TypeVar("_Report", bound=BaseModel)
 POLL_SECONDS = 0.2

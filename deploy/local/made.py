@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from deploy.local.environment import DEFAULTS, REGIONS
 from deploy.local.faults import StackError
-from shared.events.lifecycle import describe
+from shared.events.reading import describe
 from shared.settings import Region
 
 _REGIONS = TypeAdapter(dict[str, Region])

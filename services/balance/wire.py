@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from shared.clock import parse_instant
 from shared.events.charges import decompress
+from shared.events.cloudevents import read_instant
 
 LineClass = Literal["charge", "credit_correction", "debit_correction"]
 Total = tuple[str, LineClass, int]
@@ -42,7 +42,7 @@ class WireBatch(msgspec.Struct, gc=False):
 
     @property
     def charged_at_us(self) -> int:
-        return parse_instant(self.charged_at)
+        return read_instant(self.charged_at)
 
 
 class WireColumns(msgspec.Struct, gc=False):
@@ -79,7 +79,7 @@ _columns_decoder = msgspec.json.Decoder(WireColumns)
 def read_wire(value: bytes) -> WireBatch:
     """Read a record's value. Raises ValueError for bytes that are no consistent batch (msgspec's error is one)."""
     batch = _decoder.decode(decompress(value))
-    parse_instant(batch.charged_at)
+    read_instant(batch.charged_at)
     amounts = batch.lines.amounts_micros
     first = 0
     for account in batch.accounts:

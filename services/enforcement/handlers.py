@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
-
-from pydantic import ValidationError
+from typing import Literal, cast, get_args
 
 from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.rules.lifecycle import Fact
 from services.enforcement.rules.resource import Family, ResourceKey
 from shared.clock import DAY_US, MINUTE_US
 from shared.errors import RecordError
-from shared.events.account import AccountEvent
-from shared.events.cloudevents import load_envelope
-from shared.events.lifecycle import LifecycleEvent, describe, read_lifecycle
+from shared.events.account import AccountEventType, AccountState
+from shared.events.cloudevents import Instant, Micros, RegionName, TenantId, load_envelope
+from shared.events.lifecycle import LifecycleEvent, read_lifecycle
+from shared.events.reading import Read, is_known_type, read_as
 from shared.kafka import Record
 from shared.settings import Region
 from shared.topics import ACCOUNT_EVENTS
@@ -39,6 +38,22 @@ class FutureFact:
     envelope: dict[str, object]
 
 
+class _AccountReadData(Read):
+    region: RegionName
+    tenant_id: TenantId
+    account_version: int
+    state: AccountState
+    balance_micros: Micros
+    negative_since: Instant | None
+
+
+class _AccountRead(Read):
+    specversion: Literal["1.0"]
+    data: _AccountReadData
+
+
+_ACCOUNT_TYPES = frozenset(get_args(AccountEventType))
+
 Known = Account | LifecycleFact | FutureFact
 
 
@@ -46,15 +61,14 @@ def read_record(record: Record, regions: Mapping[str, Region], now_us: int) -> K
     """What a record says; None for what enforcement has no use for. Raises RecordError."""
     envelope = load_envelope(record)
     if record.topic == ACCOUNT_EVENTS:
-        return read_account(envelope, regions)
+        known = is_known_type(envelope, _ACCOUNT_TYPES, ACCOUNT_EVENTS)
+        return read_account(envelope, regions) if known or envelope["type"].startswith("account.") else None
     return read_envelope(envelope, regions, now_us)
 
 
-def read_account(envelope: Mapping[str, object], regions: Mapping[str, Region]) -> Account:
-    try:
-        data = AccountEvent.model_validate(envelope).data
-    except ValidationError as error:
-        raise RecordError("invalid event", describe(error)) from error
+def read_account(envelope: dict[str, object], regions: Mapping[str, Region]) -> Account:
+    """What an account event says of the account: every type carries it, a later one too. Raises RecordError."""
+    data = read_as(_AccountRead, envelope).data
     _check_region(data.region, regions)
     key = AccountKey(data.region, data.tenant_id)
     return Account(key, data.account_version, data.state, data.balance_micros, data.negative_since)

@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.events.cloudevents import Identifier, Instant, Micros, RegionName, TenantId
+from shared.events.cloudevents import Identifier, Micros, RegionName, SentInstant, TenantId
 
 AccountState = Literal["opened", "ok", "low", "exhausted", "negative"]
 AccountEventType = Literal[
@@ -32,7 +32,7 @@ class AccountData(BaseModel):
     balance_micros: Micros
     spendable_micros: Micros
     burn_micros_per_hour: Micros
-    negative_since: Instant | None
+    negative_since: SentInstant | None
     # account.credited names what was credited: a payment by its id, an operator's adjustment by its key, …
     amount_micros: Micros | None = None
     credit_id: Identifier | None = None
@@ -49,6 +49,6 @@ class AccountEvent(BaseModel):
     source: Literal["tollkeeper/balance"] = SOURCE
     type: AccountEventType
     subject: Identifier
-    time: Instant
+    time: SentInstant
     datacontenttype: Literal["application/json"] = "application/json"
     data: AccountData

@@ -10,7 +10,8 @@ from typing import Annotated, Literal, Self
 import cramjam
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.events.cloudevents import Identifier, Instant, Micros, RegionName, TenantId
+from shared.events.cloudevents import Identifier, Micros, RegionName, SentInstant, TenantId
+from shared.events.reading import read_json
 
 CONTENT_TYPE = "application/json+zstd"
 DOCUMENT_BYTES_MAX = 128 * 1024 * 1024
@@ -61,7 +62,7 @@ class ChargeBatch(BaseModel):
 
     shard: Annotated[int, Field(ge=0)]
     seq: Annotated[int, Field(ge=1)]
-    charged_at: Instant
+    charged_at: SentInstant
     function_version: int
     book_version: int
     accounts: list[AccountCharges]
@@ -97,4 +98,4 @@ def decompress(value: bytes) -> bytes:
 
 def read_batch(value: bytes) -> ChargeBatch:
     """Read and check a record's value. Raises ValueError (pydantic's ValidationError is one)."""
-    return ChargeBatch.model_validate_json(decompress(value))
+    return read_json(ChargeBatch, decompress(value))

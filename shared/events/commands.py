@@ -4,7 +4,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.events.cloudevents import Identifier, Instant, RegionName, TenantId
+from shared.events.cloudevents import Identifier, RegionName, SentInstant, TenantId
 
 SOURCE: Final = "tollkeeper/enforcement"
 
@@ -26,7 +26,7 @@ class StopData(BaseModel):
     run: Run
     account_version: int
     attempt: int
-    expires_at: Instant
+    expires_at: SentInstant
 
 
 class DeleteData(BaseModel):
@@ -35,8 +35,8 @@ class DeleteData(BaseModel):
     region: RegionName
     tenant_id: TenantId
     permit_id: Identifier
-    negative_since: Instant
-    expires_at: Instant
+    negative_since: SentInstant
+    expires_at: SentInstant
 
 
 class _Command(BaseModel):
@@ -46,7 +46,7 @@ class _Command(BaseModel):
     id: Identifier
     source: Literal["tollkeeper/enforcement"] = SOURCE
     subject: Identifier  # the resource's id
-    time: Instant
+    time: SentInstant
     datacontenttype: Literal["application/json"] = "application/json"
 
 

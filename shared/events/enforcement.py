@@ -1,11 +1,14 @@
 """`enforcement.events.v1`: what enforcement did or plans, and to whom."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from shared.events.cloudevents import Identifier, Instant, RegionName, TenantId
+from shared.events.cloudevents import Identifier, Instant, RegionName, SentInstant, TenantId, load_envelope
 from shared.events.commands import SOURCE, Run
+from shared.events.reading import Read, is_known_type, read_as
+from shared.kafka import Record
+from shared.topics import ENFORCEMENT_EVENTS
 
 EnforcementEventType = Literal[
     "stop.requested",
@@ -30,8 +33,8 @@ class EnforcementData(BaseModel):
     resource_id: Identifier | None = None
     run: Run | None = None
     case_id: Identifier | None = None
-    negative_since: Instant | None = None
-    due_at: Instant | None = None
+    negative_since: SentInstant | None = None
+    due_at: SentInstant | None = None
     permit_id: Identifier | None = None
     reason: str | None = None
 
@@ -46,6 +49,37 @@ class EnforcementEvent(BaseModel):
     source: Literal["tollkeeper/enforcement"] = SOURCE
     type: EnforcementEventType
     subject: Identifier
-    time: Instant
+    time: SentInstant
     datacontenttype: Literal["application/json"] = "application/json"
     data: EnforcementData
+
+
+class DeletionReadData(Read):
+    region: RegionName
+    tenant_id: TenantId
+    resource_id: Identifier | None = None
+
+
+class DeletionRead(Read):
+    """What becomes of a resource, for who charges for it: its deletion was commanded, or given up."""
+
+    specversion: Literal["1.0"]
+    id: Identifier
+    source: Identifier
+    type: Literal["deletion.commanded", "deletion.abandoned"]
+    subject: Identifier
+    time: Instant
+    data: DeletionReadData
+
+
+_TYPES = frozenset(get_args(EnforcementEventType))
+_OF_DELETIONS = frozenset(get_args(DeletionRead.model_fields["type"].annotation))
+
+
+def parse_deletion(record: Record) -> DeletionRead | None:
+    """A resource's deletion as a record tells of it; None for enforcement's other events. Raises RecordError."""
+    envelope = load_envelope(record)
+    if not is_known_type(envelope, _TYPES, ENFORCEMENT_EVENTS) or envelope["type"] not in _OF_DELETIONS:
+        return None
+    event = read_as(DeletionRead, envelope)
+    return None if event.data.resource_id is None else event

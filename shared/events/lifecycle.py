@@ -1,24 +1,32 @@
 """`container.lifecycle.v1`: what platforms say of containers and volumes."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.errors import RecordError
-from shared.events.cloudevents import Identifier, Instant, RegionName, Sku, TenantId, load_envelope
+from shared.events.cloudevents import (
+    Identifier,
+    Instant,
+    JsonContentType,
+    RegionName,
+    Sku,
+    TenantId,
+    load_envelope,
+)
+from shared.events.reading import is_known_type, read_as
 from shared.ids import content_hash
 from shared.kafka import Record
+from shared.topics import LIFECYCLE
 
-CONTAINER_TYPES = (
-    "container.created",
-    "container.started",
-    "container.stopped",
-    "container.resized",
-    "container.deleted",
-)
-VOLUME_TYPES = ("volume.created", "volume.resized", "volume.deleted")
+ContainerType = Literal[
+    "container.created", "container.started", "container.stopped", "container.resized", "container.deleted"
+]
+VolumeType = Literal["volume.created", "volume.resized", "volume.deleted"]
+CONTAINER_TYPES: tuple[str, ...] = get_args(ContainerType)
+VOLUME_TYPES: tuple[str, ...] = get_args(VolumeType)
 INVENTORY_TYPE = "inventory.observed"
+LIFECYCLE_TYPES = frozenset((*CONTAINER_TYPES, *VOLUME_TYPES, INVENTORY_TYPE))
 
 GpuCount = Annotated[int, Field(strict=True, ge=0, le=4096)]
 StorageGb = Annotated[int, Field(strict=True, ge=0, le=100_000_000)]
@@ -31,7 +39,7 @@ class _Envelope(BaseModel):
     id: Identifier
     source: Identifier
     time: Instant
-    datacontenttype: Literal["application/json"] | None = None
+    datacontenttype: JsonContentType | None = None
 
 
 class LifecycleData(BaseModel):
@@ -57,16 +65,7 @@ class LifecycleData(BaseModel):
 class LifecycleEvent(_Envelope):
     """One fact in the life of a container or volume; `subject` is the resource's id, `time` when it happened."""
 
-    type: Literal[
-        "container.created",
-        "container.started",
-        "container.stopped",
-        "container.resized",
-        "container.deleted",
-        "volume.created",
-        "volume.resized",
-        "volume.deleted",
-    ]
+    type: ContainerType | VolumeType
     subject: Identifier
     data: LifecycleData
 
@@ -139,24 +138,15 @@ class InventoryObserved(_Envelope):
     data: InventoryData
 
 
-def parse_lifecycle(record: Record) -> LifecycleEvent | InventoryObserved:
-    """Read a record of the lifecycle topic. Raises RecordError with the first thing that is wrong."""
+def parse_lifecycle(record: Record) -> LifecycleEvent | InventoryObserved | None:
+    """Read a record of the lifecycle topic; None for an event of an unknown type. Raises RecordError."""
     return read_lifecycle(load_envelope(record))
 
 
-def read_lifecycle(envelope: dict[str, object]) -> LifecycleEvent | InventoryObserved:
-    """Validate a CloudEvent as a lifecycle event. Raises RecordError."""
-    kind = envelope.get("type")
-    try:
-        if kind == INVENTORY_TYPE:
-            return InventoryObserved.model_validate(envelope)
-        if kind not in CONTAINER_TYPES and kind not in VOLUME_TYPES:
-            raise RecordError("unknown type", f"{str(kind)[:100]!r} is no type of this topic")
-        return LifecycleEvent.model_validate(envelope)
-    except ValidationError as error:
-        raise RecordError("invalid event", describe(error)) from error
-
-
-def describe(error: ValidationError) -> str:
-    """The first few problems of a validation, in one line, without the values."""
-    return "; ".join(f"{'.'.join(map(str, item['loc'])) or 'event'}: {item['msg']}" for item in error.errors()[:3])
+def read_lifecycle(envelope: dict[str, Any]) -> LifecycleEvent | InventoryObserved | None:
+    """Validate a CloudEvent as a lifecycle event; None for one of an unknown type. Raises RecordError."""
+    if not is_known_type(envelope, LIFECYCLE_TYPES, LIFECYCLE):
+        return None
+    if envelope["type"] == INVENTORY_TYPE:
+        return read_as(InventoryObserved, envelope)
+    return read_as(LifecycleEvent, envelope)

@@ -4,15 +4,19 @@
 over when an event is published; `paid_micros` and `paid_currency` say what the customer gave.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.events.cloudevents import Identifier, Instant, RegionName, TenantId
+from shared.events.cloudevents import Identifier, RegionName, SentInstant, TenantId
+from shared.events.reading import Vocabulary
 
 SOURCE: Final = "tollkeeper/payment"
 
 Provider = Literal["stripe", "vnpay"]
+Outcome = Literal["won", "lost"]
+# Balance credits what a provider that it has never heard of captured: a reader takes any word.
+ProviderWord = Annotated[Identifier, Vocabulary(Provider)]
 Currency = Annotated[str, Field(pattern="^[A-Z]{3}$")]
 Positive = Annotated[int, Field(strict=True, gt=0, le=2**63 - 1)]
 Natural = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
@@ -28,7 +32,7 @@ class _Data(BaseModel):
 class _PaymentData(_Data):
     """About one captured payment. `payment_id` is "stripe:<intent>" or "vnpay:<reference>:<transaction>"."""
 
-    provider: Provider
+    provider: ProviderWord
     payment_id: Identifier
     order_id: Identifier | None
     currency: Currency  # the account's
@@ -61,7 +65,7 @@ class DisputeClosedData(_PaymentData):
     """A dispute ended: nothing is held any more; of what was withdrawn, `returned_micros` came back with this fact."""
 
     dispute_id: Identifier
-    outcome: Literal["won", "lost"]
+    outcome: Annotated[Identifier, Vocabulary(Outcome)]
     returned_micros: Natural
     withdrawn_micros: Natural
 
@@ -69,7 +73,7 @@ class DisputeClosedData(_PaymentData):
 class FailedData(_Data):
     """An order ended without money: the provider refused finally, or the order expired unpaid."""
 
-    provider: Provider
+    provider: ProviderWord
     order_id: Identifier
     reason: Annotated[str, Field(max_length=200)]
 
@@ -90,8 +94,8 @@ class _Event(BaseModel):
     id: Identifier
     source: Literal["tollkeeper/payment"] = SOURCE
     subject: Identifier
-    time: Instant
-    datacontenttype: Literal["application/json"] = "application/json"
+    time: SentInstant
+    datacontenttype: Annotated[str, Vocabulary(Literal["application/json"])] = "application/json"
 
 
 class PaymentCaptured(_Event):
@@ -153,3 +157,6 @@ PaymentEvent = Annotated[
     | AutoTopUpSuspended,
     Field(discriminator="type"),
 ]
+
+_MODELS: tuple[type[BaseModel], ...] = get_args(get_args(PaymentEvent)[0])
+PAYMENT_TYPES: frozenset[str] = frozenset(model.model_fields["type"].default for model in _MODELS)

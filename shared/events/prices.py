@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from shared.events.cloudevents import Instant, RegionName, Sku
+from shared.events.cloudevents import Instant, RegionName, SentInstant, Sku
 from shared.money import parse_micros
 
 _UNIT = re.compile(r"(?:(\d{1,12})-)?([a-z][a-z0-9_-]{0,63})", re.ASCII)
@@ -61,5 +61,6 @@ class PriceBookFile(BaseModel):
 class PriceBookPublished(PriceBookFile):
     """A book in force or to come, with the version that metering gave it."""
 
+    effective_from: SentInstant
     version: Annotated[int, Field(ge=1)]
-    published_at: Instant
+    published_at: SentInstant

@@ -8,7 +8,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from shared.events.cloudevents import Identifier, Instant
+from shared.events.cloudevents import Identifier, SentInstant
 
 ServiceName = Literal["metering", "balance", "payment", "enforcement"]
 Incarnation = Annotated[int, Field(strict=True, ge=1, lt=2**22)]
@@ -22,8 +22,8 @@ class RestoredData(BaseModel):
 
     service: ServiceName
     incarnation: Incarnation
-    restored_at: Instant
-    told_until: Instant | None
+    restored_at: SentInstant
+    told_until: SentInstant | None
 
 
 class ConfirmedData(BaseModel):
@@ -33,7 +33,7 @@ class ConfirmedData(BaseModel):
 
     service: ServiceName
     incarnation: Incarnation
-    confirmed_at: Instant
+    confirmed_at: SentInstant
     actor: str
     reason: str
 
@@ -47,7 +47,7 @@ class _Event(BaseModel):
     id: Identifier
     source: Identifier
     subject: Identifier
-    time: Instant
+    time: SentInstant
     datacontenttype: Literal["application/json"] = "application/json"
 
 

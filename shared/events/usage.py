@@ -1,15 +1,25 @@
 """`service.usage.v1`: quantities that other services of the cloud want charged."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from shared.errors import RecordError
-from shared.events.cloudevents import Identifier, Instant, RegionName, Sku, TenantId, load_envelope
-from shared.events.lifecycle import describe
+from shared.events.cloudevents import (
+    Identifier,
+    Instant,
+    JsonContentType,
+    RegionName,
+    Sku,
+    TenantId,
+    load_envelope,
+)
+from shared.events.reading import is_known_type, read_as
 from shared.ids import content_hash
 from shared.kafka import Record
+from shared.topics import USAGE
+
+USAGE_TYPE: Final = "service.usage"
 
 
 class UsageData(BaseModel):
@@ -41,7 +51,7 @@ class UsageRecorded(BaseModel):
     source: Identifier
     type: Literal["service.usage"]
     time: Instant
-    datacontenttype: Literal["application/json"] | None = None
+    datacontenttype: JsonContentType | None = None
     data: UsageData
 
     def fingerprint(self) -> bytes:
@@ -51,14 +61,11 @@ class UsageRecorded(BaseModel):
         )
 
 
-def parse_usage(record: Record) -> UsageRecorded:
-    """Read a record of the usage topic. Raises RecordError."""
+def parse_usage(record: Record) -> UsageRecorded | None:
+    """Read a record of the usage topic; None for an event of an unknown type. Raises RecordError."""
     return read_usage(load_envelope(record))
 
 
-def read_usage(envelope: dict[str, object]) -> UsageRecorded:
-    """Validate a CloudEvent as a usage record. Raises RecordError."""
-    try:
-        return UsageRecorded.model_validate(envelope)
-    except ValidationError as error:
-        raise RecordError("invalid event", describe(error)) from error
+def read_usage(envelope: dict[str, Any]) -> UsageRecorded | None:
+    """Validate a CloudEvent as a usage record; None for one of an unknown type. Raises RecordError."""
+    return read_as(UsageRecorded, envelope) if is_known_type(envelope, {USAGE_TYPE}, USAGE) else None

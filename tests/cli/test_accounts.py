@@ -111,7 +111,7 @@ def test_a_price_book_is_put_to_metering(fakes: Fakes, tollkeeper: Tollkeeper, t
         ('"2.54"', '"-1"', "a price is not negative"),
         ('"2.54"', '"2.5400001"', "no whole number of micros"),
         ('{h100-sxm: "2.54"}', '{a: "1", a: "2"}', "'a' is given twice"),
-        ("region: vn", "", "region: Field required"),
+        ("region: vn", "", "missing: region"),
         ("2026-01-01T00:00:00Z", "2026-01-01", "effective_from"),
         ("region: vn", "region: [", "no YAML"),
         (BOOK, "vn", "must be a mapping"),

@@ -176,7 +176,7 @@ class Ledger:
         metering.on("GET", "/v1/resources/vn/ctr-1", resource)
         book = {
             "region": "vn",
-            "effective_from": "1970-01-01T00:00:00Z",
+            "effective_from": "2020-01-01T00:00:00Z",
             "version": 1,
             "published_at": "2026-01-01T00:00:00Z",
             "gpu": {"h100": "2.540001"},

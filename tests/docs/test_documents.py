@@ -9,6 +9,7 @@ import yaml
 from deploy.docs.asyncapi import CONTRACTS, DeadLetterAnnounced, write_asyncapi
 from deploy.docs.main import main, write_documents
 from shared.dead_letters import DeadRecord, _announcement
+from shared.events.cloudevents import EARLIEST_US
 from shared.kafka import Record
 from shared.topics import TOPICS
 
@@ -31,9 +32,9 @@ def test_every_topic_has_a_contract_and_a_channel() -> None:
 
 def test_what_is_said_of_a_dead_letter_is_its_contract() -> None:
     record = Record("service.usage.v1", UUID(int=1), 0, 7, None, b"{")
-    message = _announcement(DeadRecord(record, "not JSON", "detail"), 0)
+    message = _announcement(DeadRecord(record, "not JSON", "detail"), EARLIEST_US)
     said = DeadLetterAnnounced.model_validate_json(message.value)
-    assert (said.offset, said.reason, said.died_at) == (7, "not JSON", 0)
+    assert (said.offset, said.reason, said.died_at) == (7, "not JSON", EARLIEST_US)
 
 
 def test_documents_are_written_where_one_asks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

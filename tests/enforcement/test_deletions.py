@@ -9,7 +9,7 @@ from services.enforcement.balance_client import BalanceClient, RedemptionAnswer
 from services.enforcement.positions import Ends, Positions
 from shared.clock import SECOND_US, format_instant
 from shared.topics import COMMANDS, ENFORCEMENT_EVENTS
-from tests.enforcement.conftest import Open
+from tests.enforcement.conftest import START_US, Open
 from tests.enforcement.debt import GRACE_US, debtor, examine, open_debt, open_due
 from tests.enforcement.fake_balance import FakeBalance
 from tests.enforcement.world import ACME, World, account, happened
@@ -142,7 +142,7 @@ async def test_nothing_is_deleted_while_balance_is_out_of_reach(open_world: Open
     ("spoil", "reason"),
     [
         (lambda balance: balance.set(account("ok", 9)), None),
-        (lambda balance: balance.set(account("negative", 1, since_us=1)), "an older version"),
+        (lambda balance: balance.set(account("negative", 1, since_us=START_US - 1)), "an older version"),
         (lambda balance: balance.accounts.clear(), "does not know the account"),
         (lambda balance: setattr(balance, "waiting", 1), "charges wait to be posted"),
         (lambda balance: setattr(balance, "ahead_seconds", 3600), "clocks of balance and enforcement differ"),

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from tests.fleet.making import SECOND_US, Event, timestamp
 
-Fate = Literal["dead", "waits", "counts"]
+Fate = Literal["dead", "waits", "counts", "passed over"]
 MESSAGE_BYTES = 10_000_000
 
 
@@ -14,8 +14,9 @@ MESSAGE_BYTES = 10_000_000
 class Hostile:
     """A record as bytes.
 
-    `fate`: it becomes a dead letter, waits (for its creation, for a price), or counts like any other. `mended` replaces
-    it so that all is as if it had come right in the first place; None if what it says is refused for good.
+    `fate`: it becomes a dead letter, waits (for its creation, for a price), counts like any other, or is passed over
+    for its unknown type. `mended` replaces it so that all is as if it had come right in the first place; None if what
+    it says is refused for good.
     """
 
     name: str
@@ -52,7 +53,8 @@ def hostile_records(region: str, tenant: str, now_us: int) -> list[Hostile]:
     def changed(name: str, **attributes: Any) -> Event:
         return {**event(name), **attributes}
 
-    good = {name: event(name) for name in ("cut", "negative", "region", "long-ago", "far", "huge", "binary", "latin")}
+    names = ("cut", "negative", "region", "long-ago", "far", "huge", "binary", "latin", "twice", "grown")
+    good = {name: event(name) for name in names}
     return [
         Hostile("cut short", _encode(good["cut"])[:-20], "dead", mended=good["cut"]),
         Hostile("not UTF-8", _encode(good["latin"]).replace(b"a30", b"a\xff\xfe0"), "dead", mended=good["latin"]),
@@ -64,7 +66,7 @@ def hostile_records(region: str, tenant: str, now_us: int) -> list[Hostile]:
         Hostile("NUL in an id", _encode(changed("nul", id="a\x00b")), "dead"),
         Hostile("a float of GPUs", _encode(event("float", gpu_count=1.5)), "dead"),
         Hostile("GPUs beyond counting", _encode(event("many", gpu_count=2**70)), "dead"),
-        Hostile("unknown type", _encode(changed("type", type="container.exploded")), "dead"),
+        Hostile("unknown type", _encode(changed("type", type="container.exploded")), "passed over"),
         Hostile("no tenant", _encode(event("tenant", tenant_id="")), "dead"),
         Hostile(
             "negative size", _encode(event("negative", persistent_storage_gb=-10)), "dead", mended=good["negative"]
@@ -77,10 +79,29 @@ def hostile_records(region: str, tenant: str, now_us: int) -> list[Hostile]:
         Hostile("unknown SKU", _encode(event("sku", gpu_sku="unheard-of", persistent_storage_gb=0)), "waits"),
         Hostile("never created", _encode(event("orphan", kind="container.started")), "waits"),
         Hostile("null header", _encode(good["binary"]), "counts", headers=(("traceparent", None), ("x", b"\xff\xfe"))),
+        Hostile("a key twice", _twice(good["twice"]), "dead", mended=good["twice"]),
+        Hostile("NUL in a field that nobody knows", _encode(changed("note", note="a\x00b")), "dead"),
+        Hostile("seconds for a time", _encode(changed("seconds", time=now_us // SECOND_US)), "dead"),
+        Hostile("a later version's", _encode(grown_by_a_later_version(good["grown"])), "counts", headers=_STRUCTURED),
         Hostile("binary without id", b"{}", "dead", headers=(("ce_specversion", b"1.0"), ("ce_id", None))),
         Hostile("usage of less than nothing", _encode(_usage(region, tenant, now_us, -5)), "dead", usage=True),
         Hostile("usage backwards", _encode(_usage(region, tenant, now_us, 5, backwards=True)), "dead", usage=True),
     ]
+
+
+# A relay's leftover: the content type says where the attributes are.
+_STRUCTURED = (("content-type", b"application/cloudevents+json; charset=UTF-8"), ("ce_specversion", b"0.3"))
+
+
+def _twice(event: Event) -> bytes:
+    """An event that names its tenant twice: which one is charged, no two readers would agree."""
+    return _encode(event).replace(b'"data": {', b'"data": {"tenant_id": "somebody-else", ')
+
+
+def grown_by_a_later_version(event: Event) -> Event:
+    """The same with fields and extensions that nobody knows yet."""
+    data = {**event["data"], "zone": {"name": "a", "racks": [1, 2]}}
+    return {**event, "data": data, "traceparent": "00-1-2-01", "datacontenttype": "application/json; charset=utf-8"}
 
 
 def _usage(region: str, tenant: str, now_us: int, quantity: int, *, backwards: bool = False) -> Event:

@@ -3,12 +3,13 @@
 from typing import Any
 
 from services.metering.rules.history import decode_history
-from shared.clock import HOUR_US, MINUTE_US, SECOND_US, format_instant
+from shared.clock import HOUR_US, MINUTE_US, SECOND_US, format_instant, parse_instant
 from tests.metering.meter import START_US, Meter, book, lifecycle
 
 PRICES: dict[str, Any] = {"gpu": {"a30": "0.670007"}, "storage": {"persistent": "0.000131"}}
 # As the region jp is declared in tests/metering/meter.py: slots of 7 s, confirmed for 600 s.
 BOUND_US = 600 * SECOND_US
+BEFORE_OPENING_US = parse_instant("2019-12-31T23:59:00Z")
 
 
 def listing(
@@ -109,7 +110,7 @@ async def test_pages_that_differ_are_dead_and_confirm_nothing(meter: Meter) -> N
     await meter.take(listing("torn", START_US + MINUTE_US, seen("ctr-1"), page=1, pages=2))
     await meter.take(listing("torn", START_US + 2 * MINUTE_US, page=2, pages=2))
     await meter.take(listing("wild", START_US + 11 * MINUTE_US, seen("ctr-1")))
-    await meter.take(listing("old", -MINUTE_US, seen("ctr-1")))
+    await meter.take(listing("old", BEFORE_OPENING_US, seen("ctr-1")))
     assert meter.dead == ["inconsistent_pages", "far_future", "before_region_opened"]
     assert await confirmed_until(meter, "ctr-1") == START_US + BOUND_US
     assert await alarms(meter) == {}

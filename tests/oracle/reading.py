@@ -16,6 +16,8 @@ LINE_BYTES_MAX = 256 * 1024
 _COUNT_MAX = {"gpu_count": 4096, "persistent_storage_gb": 100_000_000, "size_gb": 100_000_000, "quantity": 10**15}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
+_FIRST_US, _LAST_US = instant("2000-01-01T00:00:00Z"), instant("2200-01-01T00:00:00Z")
+
 CONTAINER = ("container.created", "container.started", "container.resized", "container.stopped", "container.deleted")
 VOLUME = ("volume.created", "volume.resized", "volume.deleted")
 # Events of one instant come in this order.
@@ -120,9 +122,27 @@ def _count(holder: Mapping[str, Any], name: str) -> int | None:
 
 def _moment(holder: Mapping[str, Any], name: str) -> int:
     try:
-        return instant(holder.get(name))
+        found = instant(holder.get(name))
     except ValueError as error:
         raise UnreadableError(f"{name}: {error}") from error
+    if not _FIRST_US <= found < _LAST_US:
+        raise UnreadableError(f"{name} is not between the years 2000 and 2200")
+    return found
+
+
+def _one_of_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise UnreadableError("duplicate key")
+    return found
+
+
+def _holds_null(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any("\0" in name or _holds_null(item) for name, item in value.items())
+    if isinstance(value, list):
+        return any(map(_holds_null, value))
+    return isinstance(value, str) and "\0" in value
 
 
 def read_line(number: int, text: str | bytes) -> Fact | Usage | Page:
@@ -130,9 +150,11 @@ def read_line(number: int, text: str | bytes) -> Fact | Usage | Page:
     if len(text if isinstance(text, bytes) else text.encode()) > LINE_BYTES_MAX:
         raise UnreadableError("too large")
     try:
-        event = json.loads(text)
+        event = json.loads(text, object_pairs_hook=_one_of_each)
     except (ValueError, RecursionError) as error:
         raise UnreadableError("not JSON") from error
+    if _holds_null(event):
+        raise UnreadableError("null character")
     if not isinstance(event, dict) or not isinstance(event.get("data"), dict) or event.get("specversion") != "1.0":
         raise UnreadableError("no CloudEvent")
     kind, data = event.get("type"), event["data"]

@@ -11,6 +11,7 @@ from deploy.local.demo.platform import Platform
 from deploy.local.demo.settings import GRACE_SECONDS, REGION
 from shared.clock import Clock, format_instant
 from shared.events.account import AccountEvent
+from shared.events.reading import read_as
 from shared.money import MICROS, format_micros
 
 PRICE_BOOK = {
@@ -55,7 +56,7 @@ class Story:
         self._seen[tenant].add(event["type"])
         detail = ""
         if event["type"].startswith("account."):
-            account = AccountEvent.model_validate(event).data
+            account = read_as(AccountEvent, event).data
             detail = f" at {format_micros(account.balance_micros)} {account.currency}"
         elif event["data"].get("resource_id"):
             detail = f" of {event['data']['resource_id']}"

@@ -20,6 +20,7 @@ from shared.db import Connection
 from shared.errors import Corruption
 from shared.events.charges import ChargeBatch, read_batch
 from shared.events.prices import PriceBookPublished
+from shared.events.reading import read_json
 from shared.ids import shard_of
 from shared.log import get_logger
 from shared.outbox import Message, insert_messages
@@ -140,7 +141,7 @@ async def _adopt_books(connection: Connection, reader: TopicReader, known: int, 
     books: dict[int, PriceBookPublished] = {}
     async for _, _, value in reader.read(PRICE_BOOKS, {}):
         if value is not None:
-            book = PriceBookPublished.model_validate_json(value)
+            book = read_json(PriceBookPublished, value)
             books[book.version] = book
     for version in range(known + 1, max([known, needed, *books]) + 1):
         if version not in books:

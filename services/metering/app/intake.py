@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import orjson
-from pydantic import ValidationError
 
 from services.metering.app import inventory
 from services.metering.app.lifecycle import Incoming, Rules, apply_lifecycle, to_incoming, waiting_record
@@ -18,7 +17,7 @@ from shared.consumer import Poll
 from shared.db import Connection, Pool, transaction
 from shared.dead_letters import DeadRecord, insert_dead_letters
 from shared.errors import RecordError, Refusal
-from shared.events.enforcement import EnforcementEvent
+from shared.events.enforcement import DeletionRead, parse_deletion
 from shared.events.lifecycle import InventoryObserved, LifecycleEvent, parse_lifecycle
 from shared.events.usage import UsageRecorded, parse_usage
 from shared.ids import shard_of
@@ -38,7 +37,7 @@ class _Parsed:
     lifecycle: list[Incoming] = field(default_factory=list)
     usage: list[IncomingUsage] = field(default_factory=list)
     inventory: list[tuple[InventoryObserved, Record]] = field(default_factory=list)
-    deletions: list[EnforcementEvent] = field(default_factory=list)
+    deletions: list[DeletionRead] = field(default_factory=list)
 
 
 class Intake:
@@ -66,6 +65,8 @@ class Intake:
     def _sort(self, record: Record, parsed: _Parsed) -> None:
         if record.topic == LIFECYCLE:
             event = parse_lifecycle(record)
+            if event is None:
+                return
             self._require_region(event.data.region)
             if isinstance(event, LifecycleEvent):
                 parsed.lifecycle.append(Incoming(event, record, event.fingerprint()))
@@ -73,10 +74,12 @@ class Intake:
                 parsed.inventory.append((event, record))
         elif record.topic == USAGE:
             usage = parse_usage(record)
+            if usage is None:
+                return
             self._require_region(usage.data.region)
             parsed.usage.append(IncomingUsage(usage, record))
         elif record.topic == ENFORCEMENT_EVENTS:
-            deletion = _parse_deletion(record)
+            deletion = parse_deletion(record)
             if deletion is not None:
                 parsed.deletions.append(deletion)
 
@@ -153,17 +156,7 @@ def _to_usage(waiting: WaitingEvent) -> IncomingUsage:
     return IncomingUsage(UsageRecorded.model_validate_json(waiting.body), record, waited=True)
 
 
-def _parse_deletion(record: Record) -> EnforcementEvent | None:
-    """A `deletion.commanded` or `deletion.abandoned`; None for enforcement's other events."""
-    try:
-        event = EnforcementEvent.model_validate_json(record.value or b"")
-    except ValidationError as error:
-        raise RecordError("invalid event", str(error.errors()[:2])) from error
-    matters = event.type in {"deletion.commanded", "deletion.abandoned"} and event.data.resource_id is not None
-    return event if matters else None
-
-
-def _apply_deletions(work: Work, events: Sequence[EnforcementEvent]) -> None:
+def _apply_deletions(work: Work, events: Sequence[DeletionRead]) -> None:
     """Nothing is charged for a resource after enforcement commanded its deletion, unless that was given up.
 
     A resource that outlived its deletion existed all the while: what was not charged since the command is charged.
@@ -182,7 +175,7 @@ def _apply_deletions(work: Work, events: Sequence[EnforcementEvent]) -> None:
         work.put(replace(resource, history=after), lines, f"{event.source}/{event.id}")
 
 
-def _commanded_us(known_us: int | None, event: EnforcementEvent) -> int | None:
+def _commanded_us(known_us: int | None, event: DeletionRead) -> int | None:
     """The earliest command that was not given up. An account's events come in enforcement's order, repeats included."""
     if event.type == "deletion.abandoned":
         return None if known_us is not None and known_us <= event.time else known_us

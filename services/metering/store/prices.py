@@ -1,10 +1,9 @@
 """SQL of price books."""
 
-import orjson
-
 from services.metering.rules.prices import PriceBook, PriceTable, ServiceRate
 from shared.db import Connection
 from shared.events.prices import PriceBookPublished
+from shared.events.reading import read_json
 from shared.money import parse_micros
 
 
@@ -24,7 +23,7 @@ async def load_books(connection: Connection, region: str | None = None) -> list[
     rows = await connection.fetch(
         "select body from price_book where $1::text is null or region = $1 order by version", region
     )
-    return [PriceBookPublished.model_validate(orjson.loads(row["body"])) for row in rows]
+    return [read_json(PriceBookPublished, row["body"]) for row in rows]
 
 
 def to_rules(book: PriceBookPublished) -> PriceBook:

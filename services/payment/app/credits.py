@@ -1,8 +1,7 @@
 """Kafka in: balance says that a payment was credited, and its order is credited."""
 
 from collections.abc import Mapping
-
-from pydantic import ValidationError
+from typing import Literal, get_args
 
 from services.payment.metrics import UNKNOWN_CREDITS
 from services.payment.store.payments import lock_payment_ids, mark_credited
@@ -10,22 +9,37 @@ from shared.clock import Clock
 from shared.consumer import Poll
 from shared.db import Connection
 from shared.errors import RecordError
-from shared.events.account import AccountEvent
-from shared.events.cloudevents import load_envelope
-from shared.events.lifecycle import describe
+from shared.events.account import AccountEventType
+from shared.events.cloudevents import Identifier, Instant, load_envelope
+from shared.events.reading import Read, is_known_type, read_as
 from shared.kafka import Record
 from shared.log import get_logger
+from shared.topics import ACCOUNT_EVENTS
 
 logger = get_logger(__name__)
 
 
+_ACCOUNT_TYPES = frozenset(get_args(AccountEventType))
+
+
+class _CreditRead(Read):
+    credit_kind: Identifier | None
+    credit_id: Identifier | None
+
+
+class _CreditedRead(Read):
+    specversion: Literal["1.0"]
+    time: Instant
+    data: _CreditRead
+
+
 def read_credit(record: Record) -> tuple[str, int] | None:
     """The payment that a record says was credited, and when; None for every other account event. Raises RecordError."""
-    try:
-        event = AccountEvent.model_validate(load_envelope(record))
-    except ValidationError as error:
-        raise RecordError("invalid event", describe(error)) from error
-    if event.type != "account.credited" or event.data.credit_kind != "payment" or event.data.credit_id is None:
+    envelope = load_envelope(record)
+    if not is_known_type(envelope, _ACCOUNT_TYPES, ACCOUNT_EVENTS) or envelope["type"] != "account.credited":
+        return None
+    event = read_as(_CreditedRead, envelope)
+    if event.data.credit_kind != "payment" or event.data.credit_id is None:
         return None
     return event.data.credit_id, event.time
 
