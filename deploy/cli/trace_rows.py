@@ -1,36 +1,22 @@
 """Rows of a cluster's job or pod trace as the lives of containers: pure reading, no files."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from shared.clock import SECOND_US, format_instant
+from deploy.cli.trace_events import EventWriter, TimedEvent, configure
+from deploy.cli.trace_times import RowError, Times, is_absent
+from shared.clock import format_instant
 
 NAME_BYTES_MAX = 190
+CREATED_FIELD = "created"
 _WHOLE = re.compile(r"(\d{1,15})(?:\.0*)?", re.ASCII)
-_DECIMAL = re.compile(r"(\d{1,15})(?:\.(\d*))?", re.ASCII)
 _LAST_NUMBER = re.compile(r"(\d+)\D*\Z", re.ASCII)
+_FIELD = re.compile(r"\{([^{}]*)\}")
 _SKU = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _TENANT = _SKU
-_OFFSET_US_MAX = 200 * 366 * 86_400 * SECOND_US
-
-
-class RowError(ValueError):
-    """The row makes no sense; says why."""
-
-
-class TimeUnit(StrEnum):
-    """The unit in which a trace counts from its start."""
-
-    SECONDS = "s"
-    MILLISECONDS = "ms"
-    MICROSECONDS = "us"
-
-    @property
-    def us(self) -> int:
-        return {TimeUnit.SECONDS: SECOND_US, TimeUnit.MILLISECONDS: 1000, TimeUnit.MICROSECONDS: 1}[self]
 
 
 class SizeUnit(StrEnum):
@@ -55,36 +41,64 @@ class SizeUnit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which column of the trace holds what; None where the trace has no such column."""
+    """Which column of the trace holds what; None where the trace has no such column.
+
+    A life ends at `deleted`, or `duration` after it began to run.
+    """
 
     id: str
     created: str
     started: str
-    deleted: str
+    deleted: str | None
     gpu_count: str
     gpu_sku: str | None
     storage: str | None
     tenant: str | None
+    duration: str | None = None
 
     def named(self) -> list[str]:
         """The columns that must be there."""
-        names = (self.id, self.created, self.started, self.deleted, self.gpu_count)
-        return [*names, *(name for name in (self.gpu_sku, self.storage, self.tenant) if name is not None)]
+        needed = [self.id, self.created, self.started, self.gpu_count]
+        perhaps = (self.deleted, self.gpu_sku, self.storage, self.tenant, self.duration)
+        return [*needed, *(name for name in perhaps if name is not None)]
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """What a cell says of GPUs: None where it does not say how many, or which."""
+
+    count: int | None
+    sku: str | None = None
+
+
+def read_count(text: str, what: str) -> Gpus:
+    """A whole number of GPUs. Raises RowError."""
+    return Gpus(None if is_absent(text) else read_whole(text, what))
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """How a trace is read: `gpu_sku` stands where its column is blank; `tenant_modulo` where there is no tenant."""
+    """How a trace is read: `gpu_sku` stands where its column is blank; `tenant_modulo` where there is no tenant.
+
+    `id_template` makes a resource's name of columns in braces; `{created}` is when it was created, in UTC. `is_part`
+    tells of an id whether its row is a part of another row's life.
+    """
 
     columns: Columns
-    start_us: int
-    origin_us: int
-    time_unit: TimeUnit
+    times: Times
     region: str
     source: str
     gpu_sku: str | None
     storage_unit: SizeUnit
     tenant_modulo: int | None
+    id_template: str | None = None
+    read_gpus: Callable[[str, str], Gpus] = read_count
+    is_part: Callable[[str], bool] = lambda _id: False
+
+    def named(self) -> list[str]:
+        """The columns that must be there."""
+        fields = _FIELD.findall(self.id_template or "")
+        return [*self.columns.named(), *(field for field in fields if field != CREATED_FIELD)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,40 +115,74 @@ class Life:
     deleted_us: int | None
 
 
-def read_life(row: Mapping[str | None, Any], reading: Reading) -> Life:
-    """Read one row. Raises RowError with what makes no sense."""
-    columns = reading.columns
+def read_life(row: Mapping[str | None, Any], reading: Reading) -> Life | None:
+    """Read one row; None for a part of another, and for one that waits and may still become anything.
+
+    Raises RowError with what makes no sense, MissingOptionError.
+    """
+    columns, times = reading.columns, reading.times
     if None in row:
         raise RowError("the row has more fields than the header")
-    name = _cell(row, columns.id)
-    if not name or len(name.encode()) > NAME_BYTES_MAX or not name.isprintable():
-        raise RowError(f"{columns.id} {name[:40]!r} is no name of a resource")
-    created_us = _instant(row, columns.created, reading)
+    if reading.is_part(_cell(row, columns.id)):
+        return None
+    created_us = times.read(_cell(row, columns.created), columns.created)
     if created_us is None:
         raise RowError(f"{columns.created} is empty: a container is created at some time")
-    started_us = _instant(row, columns.started, reading)
-    deleted_us = _instant(row, columns.deleted, reading)
+    started_us = times.read(_cell(row, columns.started), columns.started)
+    deleted_us = _read_end(row, reading, started_us)
+    name = _read_name(row, reading, created_us)
     _check_order(columns, created_us, started_us, deleted_us)
-    gpu_count = _whole(row, columns.gpu_count)
+    gpus = reading.read_gpus(_cell(row, columns.gpu_count), columns.gpu_count)
+    if gpus.count is None:
+        if started_us is None and deleted_us is None:
+            return None
+        if started_us is not None:
+            raise RowError(f"{columns.gpu_count} is empty, and the container ran")
     return Life(
         name=name,
         tenant_id=_tenant(row, name, reading),
-        gpu_sku=_sku(row, reading) if gpu_count else None,
-        gpu_count=gpu_count,
-        storage_gb=0 if columns.storage is None else reading.storage_unit.to_gb(_whole(row, columns.storage)),
+        gpu_sku=_sku(row, gpus, reading) if gpus.count else None,
+        gpu_count=gpus.count or 0,
+        storage_gb=0 if columns.storage is None else reading.storage_unit.to_gb(_storage(row, columns.storage)),
         created_us=created_us,
         started_us=started_us,
         deleted_us=deleted_us,
     )
 
 
+def _read_end(row: Mapping[str | None, Any], reading: Reading, started_us: int | None) -> int | None:
+    columns = reading.columns
+    if columns.deleted is not None:
+        return reading.times.read(_cell(row, columns.deleted), columns.deleted)
+    assert columns.duration is not None, "a life has a column of its end or of its duration"
+    span_us = reading.times.read_span(_cell(row, columns.duration), columns.duration)
+    return None if span_us is None or started_us is None else started_us + span_us
+
+
+def _read_name(row: Mapping[str | None, Any], reading: Reading, created_us: int) -> str:
+    what = reading.columns.id
+    if reading.id_template is None:
+        name = _cell(row, what)
+    else:
+        what = "--id-template"
+        name = _FIELD.sub(lambda field: _template_field(row, field.group(1), created_us), reading.id_template)
+    if not name or len(name.encode()) > NAME_BYTES_MAX or not name.isprintable():
+        raise RowError(f"{what} {name[:40]!r} is no name of a resource")
+    return name
+
+
+def _template_field(row: Mapping[str | None, Any], field: str, created_us: int) -> str:
+    return format_instant(created_us) if field == CREATED_FIELD and field not in row else _cell(row, field)
+
+
 def _check_order(columns: Columns, created_us: int, started_us: int | None, deleted_us: int | None) -> None:
+    ended = columns.deleted or columns.duration
     if started_us is not None and started_us < created_us:
         raise RowError(f"{columns.started} is before {columns.created}")
     if deleted_us is not None and deleted_us < created_us:
-        raise RowError(f"{columns.deleted} is before {columns.created}")
+        raise RowError(f"{ended} is before {columns.created}")
     if deleted_us is not None and started_us is not None and deleted_us < started_us:
-        raise RowError(f"{columns.deleted} is before {columns.started}")
+        raise RowError(f"{ended} is before {columns.started}")
 
 
 def _cell(row: Mapping[str | None, Any], column: str) -> str:
@@ -144,34 +192,24 @@ def _cell(row: Mapping[str | None, Any], column: str) -> str:
     return str(value).strip()
 
 
-def _whole(row: Mapping[str | None, Any], column: str) -> int:
-    text = _cell(row, column)
+def read_whole(text: str, what: str) -> int:
+    """Raises RowError."""
     found = _WHOLE.fullmatch(text)
     if found is None:
-        raise RowError(f"{column} {text[:40]!r} is no whole number")
+        raise RowError(f"{what} {text[:40]!r} is no whole number")
     return int(found.group(1))
 
 
-def _instant(row: Mapping[str | None, Any], column: str, reading: Reading) -> int | None:
-    """An offset in the trace's unit as an instant; parts below a microsecond are cut off; blank is None."""
+def _storage(row: Mapping[str | None, Any], column: str) -> int:
     text = _cell(row, column)
-    if not text:
-        return None
-    found = _DECIMAL.fullmatch(text)
-    if found is None:
-        raise RowError(f"{column} {text[:40]!r} is no time since the trace's start")
-    digits = found.group(2) or ""
-    offset_us: int = (int(found.group(1) + digits) * reading.time_unit.us) // 10 ** len(digits) - reading.origin_us
-    if not 0 <= offset_us <= _OFFSET_US_MAX:
-        raise RowError(f"{column} {text[:40]!r} is before the trace's start or centuries after it")
-    return reading.start_us + offset_us
+    return 0 if is_absent(text) else read_whole(text, column)
 
 
-def _sku(row: Mapping[str | None, Any], reading: Reading) -> str:
+def _sku(row: Mapping[str | None, Any], gpus: Gpus, reading: Reading) -> str:
     column = reading.columns.gpu_sku
-    sku = (_cell(row, column) if column is not None else "") or reading.gpu_sku
+    sku = (_cell(row, column) if column is not None else "") or gpus.sku or reading.gpu_sku
     if sku is None:
-        raise RowError(f"{column} is empty; give --gpu-sku for such rows")
+        raise RowError(f"{column or reading.columns.gpu_count} names no GPU SKU; give --gpu-sku for such rows")
     if _SKU.fullmatch(sku) is None:
         raise RowError(f"{column or 'gpu sku'} {sku[:40]!r} is no SKU: letters, digits, dot, dash and underscore")
     return sku
@@ -190,32 +228,17 @@ def _tenant(row: Mapping[str | None, Any], name: str, reading: Reading) -> str:
     return f"t{int(found.group(1)[-18:]) % reading.tenant_modulo}"
 
 
-def to_events(life: Life, reading: Reading) -> Iterator[tuple[int, dict[str, Any]]]:
+def to_events(life: Life, reading: Reading) -> Iterator[TimedEvent]:
     """The events of a life with their instants, in order. Ids follow from the row: a second import repeats them."""
-    owner = {"region": reading.region, "tenant_id": life.tenant_id}
-    configuration: dict[str, Any] = {"gpu_count": life.gpu_count, "persistent_storage_gb": life.storage_gb}
-    if life.gpu_sku is not None:
-        configuration["gpu_sku"] = life.gpu_sku
+    writer = EventWriter(reading.region, reading.source)
+    configuration = configure(life.gpu_count, life.gpu_sku, life.storage_gb)
     facts: tuple[tuple[str, int | None, dict[str, Any]], ...] = (
         ("created", life.created_us, configuration),
         ("started", life.started_us, {}),
         ("deleted", life.deleted_us, {}),
     )
-    sequence = 0
-    for verb, time_us, stated in facts:
-        if time_us is None:
-            continue
-        sequence += 1
-        yield (
-            time_us,
-            {
-                "specversion": "1.0",
-                "id": f"{life.name}/{verb}",
-                "source": reading.source,
-                "type": f"container.{verb}",
-                "subject": life.name,
-                "time": format_instant(time_us),
-                "datacontenttype": "application/json",
-                "data": {**owner, "sequence": sequence, **stated},
-            },
-        )
+    told = [fact for fact in facts if fact[1] is not None]
+    for sequence, (verb, time_us, stated) in enumerate(told, 1):
+        assert time_us is not None
+        data = {"tenant_id": life.tenant_id, "sequence": sequence, **stated}
+        yield writer.write(f"{life.name}/{verb}", verb, life.name, time_us, data)

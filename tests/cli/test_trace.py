@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deploy.cli.trace_rows import Columns, Reading, SizeUnit, TimeUnit, read_life
+from deploy.cli.trace_rows import Columns, Reading, SizeUnit, read_life
+from deploy.cli.trace_times import Times, TimeUnit
 from shared.clock import parse_instant
 from shared.events.lifecycle import read_lifecycle
 from tests.cli.conftest import Tollkeeper
@@ -78,7 +79,7 @@ def test_a_second_import_writes_the_same_bytes_and_compressed_output_too(
     written = []
     for name in ("one.jsonl.gz", "two.jsonl.gz"):
         ended = tollkeeper("import-trace", trace, *OPTIONS, "--tenant-modulo", 2, "--out", tmp_path / name, "--json")
-        assert ended.document == {"rows": 2, "events": 6, "bad": 0, "bad_rows": []}
+        assert ended.document == {"rows": 2, "events": 6, "skipped": 0, "bad": 0, "bad_rows": []}
         written.append((tmp_path / name).read_bytes())
     assert written[0] == written[1]
     events = read_events(gzip.decompress(written[0]).decode())
@@ -152,7 +153,7 @@ def test_wrong_calls_say_what_is_wrong(tollkeeper: Tollkeeper, tmp_path: Path) -
 def test_units_are_exact(offset: Fraction, digits: str, unit: TimeUnit, size: int, size_unit: SizeUnit) -> None:
     text = f"{offset}.{digits}"
     columns = Columns("id", "created", "started", "deleted", "gpus", None, "disk", None)
-    reading = Reading(columns, START_US, 0, unit, "vn", "trace", "a30", size_unit, 10)
+    reading = Reading(columns, Times(START_US, 0, unit), "vn", "trace", "a30", size_unit, 10)
     row: dict[str | None, Any] = {
         "id": "x1",
         "created": text,
@@ -162,6 +163,7 @@ def test_units_are_exact(offset: Fraction, digits: str, unit: TimeUnit, size: in
         "disk": str(size),
     }
     life = read_life(row, reading)
+    assert life is not None
     per_second = {TimeUnit.SECONDS: 1, TimeUnit.MILLISECONDS: 1000, TimeUnit.MICROSECONDS: 10**6}[unit]
     seconds = Fraction(text if digits else str(offset)) / per_second
     assert life.created_us - START_US == seconds * 10**6 // 1
