@@ -72,6 +72,40 @@ def make_books(start_us: int, hours: int) -> tuple[dict[str, Any], ...]:
     return tuple(books)
 
 
+class Teller:
+    """What a platform says of one container: from which source, at which instant, with which number and run."""
+
+    def __init__(self, draw: random.Random, platform: str, *, careless: bool) -> None:
+        self._draw = draw
+        self._sources = [platform, f"{platform}/agent"] if careless and draw.random() < 0.5 else [platform]
+        ways = ("together", "never", "apart", "now and then") if careless else ("together", "never")
+        self._numbers = draw.choice(ways)
+        self._names_runs = careless and draw.random() < 0.5
+        self._steps = careless and draw.random() < 0.3
+        self._offset_us = 0
+        self._runs = 0
+        self._next: dict[str, int] = {}
+
+    def tell(self, position: int, verb: str, at_us: int) -> tuple[str, int, dict[str, Any]]:
+        """(source, what its clock says, data beyond the configuration)."""
+        draw = self._draw
+        source = draw.choice(self._sources)
+        extra: dict[str, Any] = {}
+        if self._numbers == "together" or (self._numbers == "now and then" and draw.random() < 0.5):
+            extra["sequence"] = position
+        elif self._numbers == "apart":
+            extra["sequence"] = self._next[source] = self._next.get(source, 0) + 1
+        self._runs += verb == "started"
+        if self._names_runs and verb in ("started", "stopped") and draw.random() < 0.9:
+            extra["run_id"] = f"run-{self._runs if draw.random() < 0.95 else 99}"
+        if self._steps and draw.random() < 0.3:
+            self._offset_us = -draw.choice([0, 1, 90, 3000]) * SECOND_US
+        if draw.random() < 0.1 and position:
+            # A producer's clock that runs behind: before its creation, or before what it followed.
+            at_us -= draw.choice([1, 30, 90]) * SECOND_US
+        return source, at_us + self._offset_us, extra
+
+
 @dataclass(frozen=True)
 class Maker:
     """Draws the lives of a fleet in [start_us, end_us)."""
@@ -94,28 +128,44 @@ class Maker:
         return at_us if self.draw.random() < 0.2 else at_us // SECOND_US * SECOND_US
 
     def container(self, number: int) -> Iterator[Event]:
-        """Created, then started, stopped and resized a few times, often within one slot; then perhaps deleted."""
+        """Created, then started, stopped and resized a few times, often within one slot; then perhaps deleted.
+
+        Half of the platforms are careless: restarts within one tick of their clock, clocks that are set back, several
+        sources that number their events together, apart, now and then or never, runs with names and without, stops
+        that end no run, and news of what is deleted.
+        """
         region, tenant = self.owner()
         subject, gpu_count = f"ctr-{number}", self.draw.choice([0, 1, 1, 2, 8])
-        at_us = self.instant(self.start_us)
         configuration: dict[str, Any] = {"gpu_count": gpu_count, "persistent_storage_gb": self.draw.choice([0, 1, 500])}
         if gpu_count:
             configuration["gpu_sku"] = self.draw.choices(GPUS, (4, 4, 3, 1))[0]
-        made = [("created", at_us, configuration)]
+        careless = self.draw.random() < 0.5
+        made = [("created", self.instant(self.start_us), configuration), *self._later(careless=careless)]
+        made = [made[0], *((verb, max(at_us, made[0][1]), data) for verb, at_us, data in made[1:])]
+        teller = Teller(self.draw, f"platform/{region}", careless=careless)
+        for position, (verb, at_us, data) in enumerate(made):
+            source, said_us, extra = teller.tell(position, verb, at_us)
+            name = f"{subject}-{position}"
+            made_event = self.event(f"container.{verb}", name, subject, region, tenant, said_us, {**data, **extra})
+            yield {**made_event, "source": source}
+
+    def _later(self, *, careless: bool) -> list[tuple[str, int, dict[str, Any]]]:
+        """What happens after the creation: (verb, instant, data) in the order in which it really happens."""
+        at_us = self.instant(self.start_us)
+        later: list[tuple[str, int, dict[str, Any]]] = []
         for _ in range(self.draw.randrange(9)):
             at_us = max(self.instant(at_us), at_us)
+            if careless and self.draw.random() < 0.3:
+                at_us = at_us // SECOND_US * SECOND_US
+                later += [("stopped", at_us, {}), ("started", at_us, {})]
+                continue
             verb = self.draw.choices(("started", "stopped", "resized"), (4, 3, 2))[0]
-            made.append((verb, at_us, self.resize() if verb == "resized" else {}))
+            later.append((verb, at_us, self.resize() if verb == "resized" else {}))
         if self.draw.random() < 0.5:
-            made.append(("deleted", max(self.instant(at_us), at_us), {}))
-        sequenced = self.draw.random() < 0.5
-        for position, (verb, when_us, data) in enumerate(made):
-            event_us = when_us
-            if self.draw.random() < 0.1 and position:
-                # A producer's clock that runs behind: before its creation, or before what it followed.
-                event_us -= self.draw.choice([1, 30, 90]) * SECOND_US
-            extra = {**data, **({"sequence": position} if sequenced else {})}
-            yield self.event(f"container.{verb}", f"{subject}-{position}", subject, region, tenant, event_us, extra)
+            later.append(("deleted", max(self.instant(at_us), at_us), {}))
+            if careless and self.draw.random() < 0.3:
+                later.append(("started", at_us + 90 * SECOND_US, {}))
+        return later
 
     def resize(self) -> dict[str, Any]:
         change: dict[str, Any] = {}

@@ -27,7 +27,15 @@ def test_a_fleet_has_everything_in_it() -> None:
     assert len(found.totals()) == 8
     assert {kind for kinds in found.micros.values() for kind in kinds} == {"gpu", "storage", "tokens", "images"}
     assert any(key[2] == "never-priced" for key in found.unpriced)
-    assert Counter(item.reason.split(":")[0] for item in found.left_out).keys() <= {"after deletion"}
+    assert Counter(item.reason.split(":")[0] for item in found.left_out).keys() == {
+        "after deletion",
+        "ends no run",
+        "run has begun",
+    }
+    platforms = Counter(
+        (event["source"], "sequence" in event["data"], "run_id" in event["data"]) for event in fleet.events
+    )
+    assert len(platforms) == 16, "several sources, with numbers and without, with named runs and without"
 
 
 @given(st.integers(0, 10_000))

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.oracle.reading import RANKS, Fact, LeftOut
+from tests.oracle.order import in_order
+from tests.oracle.reading import Fact, LeftOut
 
 FOREVER_US = 2**62
 
@@ -53,24 +54,6 @@ def accept(facts: Sequence[Fact], left_out: list[LeftOut]) -> list[Fact]:
     return accepted
 
 
-def in_order(accepted: Sequence[Fact]) -> list[tuple[int, Fact]]:
-    """(instant of effect, fact): the creation at its own time, then the others in their order, never going back."""
-    created, others = accepted[0], list(accepted[1:])
-    by_sequence = all(fact.sequence is not None and fact.source == created.source for fact in accepted)
-
-    def by_time(fact: Fact) -> tuple[int, int, str, str]:
-        return fact.time_us, RANKS[fact.verb], fact.source, fact.event_id
-
-    if by_sequence:
-        others.sort(key=lambda fact: (fact.sequence or 0, *by_time(fact)))
-    else:
-        others.sort(key=by_time)
-    placed = [(created.time_us, created)]
-    for fact in others:
-        placed.append((max(placed[-1][0], fact.time_us), fact))
-    return placed
-
-
 def live(facts: Sequence[Fact], left_out: list[LeftOut], commanded_us: int | None = None) -> Life | None:
     """The life that the facts of one resource tell; None if it was never created.
 
@@ -79,27 +62,27 @@ def live(facts: Sequence[Fact], left_out: list[LeftOut], commanded_us: int | Non
     accepted = accept(facts, left_out)
     if not accepted:
         return None
-    placed = in_order(accepted)
     created = accepted[0]
+    steps = in_order(created, accepted[1:])
+    left_out.extend(LeftOut(step.fact.line, step.idle, step.fact.subject) for step in steps if step.idle)
+    effective = [step for step in steps if not step.idle]
     running, sku, count, storage_gb = False, created.gpu_sku, created.gpu_count or 0, created.storage_gb or 0
     pieces: list[Piece] = []
     end_us = FOREVER_US
-    for position, (from_us, fact) in enumerate(placed):
+    for position, step in enumerate(effective):
+        fact = step.fact
         if fact.verb == "deleted":
-            end_us = from_us
-            left_out.extend(LeftOut(late.line, "after deletion", late.subject) for _, late in placed[position + 1 :])
+            end_us = step.at_us
             break
-        if fact.verb == "started":
-            running = True
-        if fact.verb == "stopped":
-            running = False
+        if fact.verb in ("started", "stopped"):
+            running = fact.verb == "started"
         if fact.verb == "resized":
             sku = sku if fact.gpu_sku is None else fact.gpu_sku
             count = count if fact.gpu_count is None else fact.gpu_count
             storage_gb = storage_gb if fact.storage_gb is None else fact.storage_gb
-        to_us = placed[position + 1][0] if position + 1 < len(placed) else FOREVER_US
-        if from_us < to_us:
-            pieces.append(Piece(from_us, to_us, running, sku, count, storage_gb))
+        to_us = effective[position + 1].at_us if position + 1 < len(effective) else FOREVER_US
+        if step.at_us < to_us:
+            pieces.append(Piece(step.at_us, to_us, running, sku, count, storage_gb))
     if commanded_us is not None:
         end_us = min(end_us, commanded_us)
     return Life(created.region, created.tenant_id, created.subject, created.time_us, end_us, tuple(pieces))

@@ -20,8 +20,6 @@ _FIRST_US, _LAST_US = instant("2000-01-01T00:00:00Z"), instant("2200-01-01T00:00
 
 CONTAINER = ("container.created", "container.started", "container.resized", "container.stopped", "container.deleted")
 VOLUME = ("volume.created", "volume.resized", "volume.deleted")
-# Events of one instant come in this order.
-RANKS = {"created": 0, "started": 1, "resized": 2, "stopped": 3, "deleted": 4}
 
 
 @dataclass(frozen=True)
@@ -51,12 +49,13 @@ class Fact:
     gpu_count: int | None
     storage_gb: int | None
     admission_id: str | None = None
+    run_id: str | None = None
 
     def content(self) -> tuple[object, ...]:
         """What must be equal for a repeat to be a repeat."""
         return (
             *(self.family, self.verb, self.region, self.subject, self.tenant_id, self.time_us, self.sequence),
-            *(self.gpu_sku, self.gpu_count, self.storage_gb, self.admission_id),
+            *(self.gpu_sku, self.gpu_count, self.storage_gb, self.admission_id, self.run_id),
         )
 
 
@@ -194,6 +193,7 @@ def _fact(number: int, event: Mapping[str, Any], data: Mapping[str, Any]) -> Fac
         gpu_count if configures and family == "container" else None,
         size if configures else None,
         data.get("admission_id"),
+        None if data.get("run_id") is None else _text(data, "run_id"),
     )
 
 

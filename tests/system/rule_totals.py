@@ -38,7 +38,7 @@ def rule_totals(fleet: Fleet, events: Sequence[FleetEvent], through_us: int) -> 
             event.id,
             Event(
                 *(event.source, event.id, event.type, event.time, data.sequence),
-                *(data.gpu_sku, data.gpu_count, event.storage_gb),
+                *(data.gpu_sku, data.gpu_count, event.storage_gb, data.run_id),
             ),
         )
     totals: Totals = {}
