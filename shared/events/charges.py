@@ -5,20 +5,48 @@ topic and in the ledger's evidence. Lines are columns of one length: an account'
 order. `amounts_micros` are signed (a credit correction is negative) and add up to the accounts' totals.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 import cramjam
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from shared.events.cloudevents import Identifier, Micros, RegionName, SentInstant, TenantId
 from shared.events.reading import read_json
+from shared.money import AMOUNT_MICROS_MAX
 
 CONTENT_TYPE = "application/json+zstd"
 DOCUMENT_BYTES_MAX = 128 * 1024 * 1024
+_ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_HEADER_BYTES_MIN = 6
 
 LineClass = Literal["charge", "credit_correction", "debit_correction"]
 # One entry: kind ("gpu", "storage" or a service's SKU), class, signed amount.
 Total = tuple[str, LineClass, Micros]
+Integer = Annotated[int, Field(strict=True)]
+# The widest line: its amount fits the ledger's column, and an hour's sum of slots too.
+LINE_AMOUNT_MICROS_MAX: Final = AMOUNT_MICROS_MAX
+SLOTS_MAX: Final = 10**16
+
+
+def total_fault(total: tuple[str, LineClass, int]) -> str | None:
+    """What is wrong with a total by itself, or None."""
+    _, line_class, amount_micros = total
+    if abs(amount_micros) > AMOUNT_MICROS_MAX:
+        return "is beyond what the ledger can hold"
+    if amount_micros and (amount_micros < 0) is not (line_class == "credit_correction"):
+        return "has the wrong sign for its class"
+    return None
+
+
+def line_fault(line_class: LineClass, slots: int, price_micros: int, amount_micros: int) -> str | None:
+    """What is wrong with a line by itself, or None. Only corrections take slots back, only credits money."""
+    if abs(amount_micros) > LINE_AMOUNT_MICROS_MAX or abs(slots) > SLOTS_MAX:
+        return "is out of bounds"
+    if price_micros < 0 or (slots < 0 and line_class == "charge"):
+        return "has a negative price or charges negative slots"
+    if amount_micros and (amount_micros < 0) is not (line_class == "credit_correction"):
+        return "has the wrong sign for its class"
+    return None
 
 
 class Lines(BaseModel):
@@ -35,9 +63,9 @@ class Lines(BaseModel):
     kinds: list[str]
     classes: list[LineClass]
     skus: list[str]
-    slots_from: list[int]
-    slots: list[int]
-    prices_micros: list[int]
+    slots_from: list[Integer]
+    slots: list[Integer]
+    prices_micros: list[Integer]
     amounts_micros: list[Micros]
     causes: list[str]
 
@@ -49,7 +77,7 @@ class AccountCharges(BaseModel):
 
     region: RegionName
     tenant_id: TenantId
-    burn_micros_per_hour: Micros
+    burn_micros_per_hour: Annotated[int, Field(strict=True, ge=0, le=AMOUNT_MICROS_MAX)]
     totals: list[Total]
     lines: Annotated[int, Field(ge=0)]
     admission_ids: list[Identifier] = []
@@ -70,17 +98,39 @@ class ChargeBatch(BaseModel):
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        columns = [getattr(self.lines, name) for name in Lines.model_fields]
+        columns = {name: getattr(self.lines, name) for name in Lines.model_fields}
         count = sum(account.lines for account in self.accounts)
-        if any(len(column) != count for column in columns):
+        if any(len(column) != count for column in columns.values()):
             raise ValueError("columns and the accounts' line counts differ in length")
+        if len({(account.region, account.tenant_id) for account in self.accounts}) != len(self.accounts):
+            raise ValueError("an account stands in the batch twice")
+        for name in ("resource_ids", "kinds", "skus", "causes"):
+            if not "".join(columns[name]).isprintable():
+                raise ValueError(f"{name} hold control characters")
+        if any(slot < 0 for slot in self.lines.slots_from):
+            raise ValueError("a line begins before the first slot")
         first = 0
         for account in self.accounts:
-            amounts = self.lines.amounts_micros[first : first + account.lines]
-            if sum(amounts) != sum(total[2] for total in account.totals):
-                raise ValueError(f"the lines of {account.region}/{account.tenant_id} do not add up to its totals")
+            self._check_account(account, first)
             first += account.lines
         return self
+
+    def _check_account(self, account: AccountCharges, first: int) -> None:
+        name, lines = f"{account.region}/{account.tenant_id}", self.lines
+        sums: dict[tuple[str, LineClass], int] = {}
+        for index in range(first, first + account.lines):
+            line_class, amount_micros = lines.classes[index], lines.amounts_micros[index]
+            fault = line_fault(line_class, lines.slots[index], lines.prices_micros[index], amount_micros)
+            if fault is not None:
+                raise ValueError(f"a line of {name} {fault}")
+            key = lines.kinds[index], line_class
+            sums[key] = sums.get(key, 0) + amount_micros
+        for total in account.totals:
+            if (fault := total_fault(total)) is not None:
+                raise ValueError(f"a total of {name} {fault}")
+        totals = {(kind, line_class): amount for kind, line_class, amount in account.totals}
+        if len(totals) != len(account.totals) or totals != sums:
+            raise ValueError(f"the lines of {name} do not add up to its totals")
 
 
 def compress(document: bytes) -> bytes:
@@ -88,14 +138,37 @@ def compress(document: bytes) -> bytes:
     return bytes(cramjam.zstd.compress(document, level=1))
 
 
-def decompress(value: bytes) -> bytes:
-    """The document of a record's value. Raises ValueError for bytes that are no zstd frame."""
+def decompress(value: bytes) -> bytearray:
+    """The document of a record's value. Raises ValueError for bytes that are no zstd frame of a bounded size.
+
+    The frame must state the size of its contents: so nothing larger than the bound is ever unpacked.
+    """
+    size = _content_size(value)
+    if size > DOCUMENT_BYTES_MAX:
+        raise ValueError(f"{size} bytes; a document may have {DOCUMENT_BYTES_MAX}")
+    document = bytearray(size)
     try:
-        return bytes(cramjam.zstd.decompress(value))
+        found = cramjam.zstd.decompress_into(value, document)
     except cramjam.DecompressionError as error:
         raise ValueError(f"not a zstd frame: {error}") from error
+    if found != size:
+        raise ValueError(f"the frame states {size} bytes and holds {found}")
+    return document
+
+
+def _content_size(value: bytes) -> int:
+    """What a zstd frame says that it holds. Source: RFC 8878, section 3.1.1.1."""
+    if value[:4] != _ZSTD_MAGIC or len(value) < _ZSTD_HEADER_BYTES_MIN:
+        raise ValueError("not a zstd frame")
+    flags = value[4]
+    single_segment = flags >> 5 & 1
+    width = (single_segment, 2, 4, 8)[flags >> 6]
+    start = 5 + (not single_segment) + (0, 1, 2, 4)[flags & 3]
+    if not width:
+        raise ValueError("the zstd frame does not state the size of its contents")
+    return int.from_bytes(value[start : start + width], "little") + (256 if width == 2 else 0)
 
 
 def read_batch(value: bytes) -> ChargeBatch:
     """Read and check a record's value. Raises ValueError (pydantic's ValidationError is one)."""
-    return read_json(ChargeBatch, decompress(value))
+    return read_json(ChargeBatch, bytes(decompress(value)))
