@@ -16,6 +16,7 @@ from deploy.cli.prices import prices
 from deploy.cli.publish import publish
 from deploy.cli.settled import wait_settled
 from deploy.cli.stack import stack_down, stack_status, stack_up
+from deploy.cli.streams import streams
 from deploy.cli.trace import import_trace
 from deploy.cli.voucher import voucher
 from deploy.local.faults import StackError
@@ -47,6 +48,7 @@ app.add_typer(account, name="account")
 app.add_typer(voucher, name="voucher")
 app.add_typer(rates, name="rates")
 app.add_typer(dead, name="dead")
+app.add_typer(streams, name="streams")
 app.add_typer(clock, name="clock")
 
 

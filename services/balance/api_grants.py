@@ -5,22 +5,23 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.balance.app.accounts import OPERATOR_AMOUNT_MICROS_MAX
 from services.balance.app.grants import GrantRequest, Grants, Standing
 from services.balance.app.vouchers import VoucherRequest, Vouchers
 from services.balance.store.grants import StoredGrant
 from shared.clock import format_instant
 from shared.events.cloudevents import Instant, RegionName, TenantId
-from shared.events.payments import Positive
 from shared.operators import Actor, Reason
 
 Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+Amount = Annotated[int, Field(strict=True, gt=0, le=OPERATOR_AMOUNT_MICROS_MAX)]
 Priority = Annotated[int, Field(strict=True, ge=0, le=1000)]
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    amount_micros: Positive
+    amount_micros: Amount
     priority: Priority = 100
     reason: Reason
     actor: Actor

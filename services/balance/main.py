@@ -105,7 +105,7 @@ def _wire(
         wait_ms=20,
         linger_seconds=LINGER_SECONDS,
     )
-    healer = GapHealer(pool, charges, metering, own.resend_pause_seconds)
+    healer = GapHealer(pool, clock, charges, metering, own.resend_pause_seconds)
 
     def readiness() -> dict[str, str]:
         problems = supervisor.problems()
@@ -123,7 +123,7 @@ def _wire(
     api.include_router(HoursApi(Hours(pool, clock)).router)
     api.include_router(GrantsApi(grants, vouchers).router)
     api.include_router(PaymentsApi(pool, Orders(pool, clock, accounts)).router)
-    api.include_router(StreamsApi(Streams(pool, clock)).router)
+    api.include_router(StreamsApi(Streams(pool, clock, charges)).router)
     api.include_router(dead_letter_routes(pool, consumer, payments))
     supervisor = Supervisor(
         {

@@ -21,11 +21,12 @@ from services.balance.audit import audit
 from services.balance.store.accounts import Account, load_account
 from services.balance.store.adjustments import Adjustment
 from shared.clock import SECOND_US, FixedClock
-from shared.consumer import Apply, Poll
+from shared.consumer import Apply, OffsetConsumer, Poll
 from shared.db import Pool, open_pool, transaction
 from shared.dead_letters import insert_dead_letters
 from shared.kafka import Record
 from shared.settings import Region, SharedSettings
+from shared.topics import CHARGES
 from tests.balance.batches import SHARDS, as_record
 
 START_US = 1_800_000_000_000_000
@@ -86,6 +87,15 @@ class Books:
     async def post(self, *values: bytes | None) -> None:
         """Apply one poll of charge batches in one transaction, as the consumer does."""
         await self._apply(self.charge_poster.apply, values)
+
+    async def consume(self, *values: bytes | None) -> None:
+        """Apply charge batches as a consumer does: one that breaks its poll is found by halving it."""
+        consumer = OffsetConsumer(
+            self.pool, self.clock, self.charge_poster.apply, bootstrap="", topic_prefix="", topics=(CHARGES,), group="b"
+        )
+        records = [as_record(value, self._offset + number) for number, value in enumerate(values)]
+        self._offset += len(records)
+        await consumer._apply_until_done(records)
 
     async def pay(self, *events: BaseModel | bytes) -> None:
         """Apply one poll of payment events in one transaction."""

@@ -11,12 +11,14 @@ import pytest
 from services.balance.api import BalanceApi
 from services.balance.api_hours import HoursApi
 from services.balance.api_streams import StreamsApi
+from services.balance.app.accounts import OPERATOR_AMOUNT_MICROS_MAX
 from services.balance.app.hours import Hours
 from services.balance.app.streams import Streams
 from shared.clock import HOUR_US
 from shared.http import create_api
 from tests.balance.batches import charges, encode, make_batch, simple, tenants_of
 from tests.balance.books import GRACE_US, START_US, Books
+from tests.balance.test_stopped_streams import beyond_bigint
 
 MAX = 2**63 - 1
 START = "2027-01-15T08:00:00Z"
@@ -27,7 +29,7 @@ async def http(books: Books) -> AsyncIterator[httpx.AsyncClient]:
     api = create_api("test", readiness=dict)
     api.include_router(BalanceApi(books.pool, books.clock, books.accounts, books.permits).router)
     api.include_router(HoursApi(Hours(books.pool, books.clock)).router)
-    api.include_router(StreamsApi(Streams(books.pool, books.clock)).router)
+    api.include_router(StreamsApi(Streams(books.pool, books.clock, books.charge_poster)).router)
     # An unexpected error shall be seen as its answer, 500, as a caller would see it.
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://balance/v1") as client:
@@ -73,17 +75,45 @@ async def test_copies_at_once_are_one_entry(books: Books, http: httpx.AsyncClien
     assert await books.audit() == []
 
 
-async def test_amounts_reach_as_far_as_the_ledger_and_no_further(books: Books, http: httpx.AsyncClient) -> None:
+async def test_no_operator_leaves_an_account_where_charges_find_no_room(books: Books, http: httpx.AsyncClient) -> None:
+    most = OPERATOR_AMOUNT_MICROS_MAX
     for amount in (MAX + 1, -MAX - 2, 10**30, 0, "5", 1.5, None, True):
         assert refused(await adjust(http, amount, "bad"), 422, "empty-adjustment" if amount == 0 else "invalid-request")
-    assert refused(await adjust(http, -MAX - 1, "min"), 422, "out-of-range")
-    assert (await adjust(http, MAX, "k1")).json()["balance_micros"] == MAX
-    assert refused(await adjust(http, 1, "k2"), 422, "out-of-range")
-    assert (await adjust(http, -MAX, "k3")).json()["balance_micros"] == 0
-    assert (await adjust(http, -MAX, "k4")).json()["balance_micros"] == -MAX
-    assert refused(await adjust(http, -2, "k5"), 422, "out-of-range")
-    assert (await adjust(http, MAX, "k1")).json()["balance_micros"] == MAX, "a repeat moves nothing"
+    for amount in (MAX, -MAX, most + 1, -most - 1):
+        assert refused(await adjust(http, amount, "far"), 422, "out-of-range")
+    assert (await adjust(http, most, "k1")).json()["balance_micros"] == most
+    for number in range(2, 47):
+        assert (await adjust(http, -most, f"k{number}")).status_code == 201
+    assert (await adjust(http, -most, "k47")).json()["balance_micros"] == -45 * most
+    assert (await adjust(http, -most, "k48")).json()["balance_micros"] == -46 * most
+    assert refused(await adjust(http, -most, "k49"), 422, "out-of-range")
+    assert (await adjust(http, 1, "k50")).status_code == 201
+    assert (await adjust(http, most, "k1")).json()["balance_micros"] == most, "a repeat moves nothing"
+    await books.consume(simple(1, {"acme": 5}))
+    assert await books.rows("select stopped_reason from charge_stream") == [(None,)]
     assert await books.audit() == []
+
+
+async def test_streams_in_trouble_are_listed_shown_and_decided_over(books: Books, http: httpx.AsyncClient) -> None:
+    [tenant] = tenants_of(1, 1)
+    await books.consume(simple(1, {tenant: 1}), beyond_bigint(2), simple(3, {tenant: 3}))
+    listed = (await http.get("/streams")).json()
+    assert [(row["shard"], row["stopped_seq"], row["waiting"]) for row in listed["streams"]] == [(1, 2, 2)]
+    [shown] = (await http.get("/streams/1")).json()["next_batches"]
+    assert base64.b64decode(shown["value_base64"]) == beyond_bigint(2)
+    assert shown["fault"]
+    word = {"actor": "an operator", "reason": "a test"}
+    assert refused(await http.post("/streams/1/mend", json={"seq": 2, "text": "{}", **word}), 422, "batch-refused")
+    assert refused(await http.post("/streams/1/mend", json={"seq": 2, **word}), 422, "invalid-request")
+    assert refused(await http.post("/streams/1/skip", json={"seq": 3, **word}), 409, "not-the-next-batch")
+    assert refused(await http.get("/streams/3"), 404, "stream-not-found")
+    mended = make_batch(1, 2, [charges(tenant, [("gpu", "charge", 2)])]).model_dump_json()
+    answer = await http.post("/streams/1/mend", json={"seq": 2, "text": mended, **word})
+    assert (answer.status_code, answer.json()["seq"], answer.json()["stopped_reason"]) == (200, 3, None)
+    assert (await http.get("/streams")).json() == {"streams": [], "next": None}
+    assert [row["seq"] for row in (await http.get("/streams?in_trouble=false")).json()["streams"]] == [3]
+    [decided] = (await http.get("/streams/1")).json()["decisions"]
+    assert (decided["kind"], decided["actor"]) == ("mended", "an operator")
 
 
 async def test_a_region_of_another_deployment_is_refused(books: Books, http: httpx.AsyncClient) -> None:
@@ -141,7 +171,7 @@ async def test_what_no_column_holds_is_refused(http: httpx.AsyncClient) -> None:
     assert refused(answer, 422, "invalid-request")
     assert refused(await http.post("/accounts/vn/acme/adjustments", json={}), 422, "invalid-request")
     far = await http.get("/accounts/vn/acme/hours?from=0001-01-01T00:00:00Z&to=9999-12-31T23:00:00Z")
-    assert (far.status_code, far.json()["hours"]) == (200, [])
+    assert refused(far, 422, "invalid-request")
 
 
 async def test_pages_of_entries_and_accounts_go_on_where_they_ended(http: httpx.AsyncClient) -> None:
@@ -213,8 +243,5 @@ async def test_a_stream_is_resumed_by_name_and_reason(books: Books, http: httpx.
     await books.post(simple(1, {tenant: 5}))
     await books.post(simple(1, {tenant: 6}))
     answer = await http.post("/streams/1/resume", json=word)
-    reason = "batch 1 came again with other contents"
-    assert (answer.status_code, answer.json()) == (
-        200,
-        {"shard": 1, "seq": 1, "stopped_reason": reason, "set_aside": 1},
-    )
+    after = {"shard": 1, "seq": 1, "stopped_reason": None, "set_aside": 1, "would_post": None}
+    assert (answer.status_code, answer.json()) == (200, after)

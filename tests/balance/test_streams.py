@@ -5,7 +5,7 @@ import pytest
 
 from services.balance.app import post_charges
 from services.balance.app.gaps import GapHealer
-from services.balance.app.streams import Resumption, Streams
+from services.balance.app.streams import Decided, Streams
 from services.balance.store.reading import load_status
 from shared.db import transaction
 from shared.errors import Refusal
@@ -34,7 +34,7 @@ async def status(books: Books) -> dict[str, object]:
 async def test_a_gap_is_asked_for_once_in_a_pause_and_again_after_it(books: Books) -> None:
     [tenant], [other] = tenants_of(1, 1), tenants_of(2, 1)
     metering = Metering()
-    healer = GapHealer(books.pool, books.charge_poster, metering.client, pause_seconds=3600)
+    healer = GapHealer(books.pool, books.clock, books.charge_poster, metering.client, pause_seconds=3600)
     await healer.heal()
     assert metering.asked == []
     await books.post(simple(1, {tenant: 1}), simple(4, {tenant: 4}), simple(1, {other: 1}))
@@ -44,7 +44,7 @@ async def test_a_gap_is_asked_for_once_in_a_pause_and_again_after_it(books: Book
     found = await status(books)
     assert found["waiting"] == 1
     assert found["streams"] == [{"shard": 1, "seq": 1, "stopped": None}, {"shard": 2, "seq": 1, "stopped": None}]
-    impatient = GapHealer(books.pool, books.charge_poster, metering.client, pause_seconds=1e-9)
+    impatient = GapHealer(books.pool, books.clock, books.charge_poster, metering.client, pause_seconds=0)
     await impatient.heal()
     await impatient.heal()
     assert len(metering.asked) == 3
@@ -53,7 +53,7 @@ async def test_a_gap_is_asked_for_once_in_a_pause_and_again_after_it(books: Book
 async def test_metering_that_does_not_answer_is_asked_again(books: Books) -> None:
     [tenant] = tenants_of(1, 1)
     metering = Metering(status=503)
-    healer = GapHealer(books.pool, books.charge_poster, metering.client, pause_seconds=1e-9)
+    healer = GapHealer(books.pool, books.clock, books.charge_poster, metering.client, pause_seconds=0)
     await books.post(simple(2, {tenant: 4}))
     await healer.heal()
     await healer.heal()
@@ -70,7 +70,7 @@ async def test_more_than_a_transaction_takes_is_drained_by_and_by_and_in_order(
     monkeypatch.setattr(post_charges, "_DRAINED_MAX", 2)
     [tenant] = tenants_of(1, 1)
     metering = Metering()
-    healer = GapHealer(books.pool, books.charge_poster, metering.client, pause_seconds=3600)
+    healer = GapHealer(books.pool, books.clock, books.charge_poster, metering.client, pause_seconds=3600)
     for seq in (7, 3, 5, 2, 6, 4):
         await books.post(simple(seq, {tenant: seq}))
     await books.post(simple(1, {tenant: 1}))
@@ -89,7 +89,7 @@ async def test_a_conflict_stops_its_stream_for_good_and_the_status_shows_it(book
     await books.post(simple(1, {tenant: 5}), simple(2, {tenant: 5}))
     await books.post(simple(1, {tenant: 6}))
     metering = Metering()
-    healer = GapHealer(books.pool, books.charge_poster, metering.client, pause_seconds=1e-9)
+    healer = GapHealer(books.pool, books.clock, books.charge_poster, metering.client, pause_seconds=0)
     # What is right by itself waits too, once the stream is stopped; nobody asks for it, and repeats are no news.
     await books.post(simple(3, {tenant: 1}), simple(1, {neighbour: 1}), simple(2, {tenant: 5}))
     await books.post(simple(3, {tenant: 1}), simple(1, {tenant: 6}))
@@ -118,14 +118,14 @@ async def test_two_that_wait_under_one_number_stop_the_stream_when_their_turn_co
 
 async def test_a_stopped_stream_goes_on_by_an_operators_word_and_keeps_what_contradicts_it(books: Books) -> None:
     [tenant] = tenants_of(1, 1)
-    streams = Streams(books.pool, books.clock)
+    streams = Streams(books.pool, books.clock, books.charge_poster)
     await books.post(simple(1, {tenant: 5}))
     await books.post(simple(1, {tenant: 6}))
     await books.post(simple(3, {tenant: 3}), simple(2, {tenant: 2}), simple(1, {tenant: 5}))
     reason = "batch 1 came again with other contents"
-    assert await streams.resume(1, "an operator", "metering was restored twice") == Resumption(1, 1, reason, 1)
+    assert await streams.resume(1, "an operator", "metering was restored twice") == Decided(1, 3, None, 1)
     metering = Metering()
-    await GapHealer(books.pool, books.charge_poster, metering.client, pause_seconds=3600).heal()
+    await GapHealer(books.pool, books.clock, books.charge_poster, metering.client, pause_seconds=3600).heal()
     assert metering.asked == []
     assert await books.balance(tenant) == -10
     # What was decided on once does not stop the stream again; anything else does.
@@ -134,9 +134,9 @@ async def test_a_stopped_stream_goes_on_by_an_operators_word_and_keeps_what_cont
     await books.post(simple(1, {tenant: 7}))
     assert (await status(books))["streams"] == [{"shard": 1, "seq": 3, "stopped": reason}]
     kept = await books.rows(
-        "select a.seq, actor, r.seq from charge_set_aside a join stream_resumption r using (resumption_id)"
+        "select a.seq, actor, r.kind from charge_set_aside a join stream_decision r using (decision_id)"
     )
-    assert kept == [(1, "an operator", 1)]
+    assert kept == [(1, "an operator", "resumed")]
     assert await books.audit() == []
 
 
@@ -145,5 +145,5 @@ async def test_only_a_stopped_stream_is_resumed(books: Books) -> None:
     await books.post(simple(1, {tenant: 5}))
     for shard in (1, 2):
         with pytest.raises(Refusal, match="not stopped"):
-            await Streams(books.pool, books.clock).resume(shard, "an operator", "a guess")
-    assert await books.rows("select count(*) from stream_resumption") == [(0,)]
+            await Streams(books.pool, books.clock, books.charge_poster).resume(shard, "an operator", "a guess")
+    assert await books.rows("select count(*) from stream_decision") == [(0,)]

@@ -1,6 +1,7 @@
 """Opening accounts and adjusting them by an operator's hand."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 
@@ -16,9 +17,14 @@ from shared.clock import Clock
 from shared.db import Connection, Pool
 from shared.errors import Refusal
 from shared.ids import content_hash, shard_of
-from shared.money import AMOUNT_MICROS_MAX
+from shared.money import AMOUNT_MICROS_MAX, format_micros
 from shared.outbox import append_messages
 from shared.settings import SharedSettings
+
+# No operator moves more at once than a hundred thousand million units, nor a balance beyond half of what its column
+# holds: charges keep the other half.
+OPERATOR_AMOUNT_MICROS_MAX: Final = 10**17
+BALANCE_MICROS_MAX: Final = AMOUNT_MICROS_MAX // 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +131,15 @@ class Accounts:
 
 
 def check_range(balance_micros: int, amount_micros: int) -> None:
-    """Refuse what no ledger column can hold, before or after."""
-    if max(abs(amount_micros), abs(balance_micros + amount_micros)) > AMOUNT_MICROS_MAX:
-        raise Refusal("out-of-range", f"no amount or balance may go beyond {AMOUNT_MICROS_MAX} micros", status=422)
+    """Refuse what would leave charges no room in the ledger's columns. A step towards zero is never refused."""
+    if abs(amount_micros) > OPERATOR_AMOUNT_MICROS_MAX:
+        raise Refusal(
+            "out-of-range", f"an amount has at most {format_micros(OPERATOR_AMOUNT_MICROS_MAX)} units", status=422
+        )
+    after_micros = balance_micros + amount_micros
+    if abs(after_micros) > max(BALANCE_MICROS_MAX, abs(balance_micros)):
+        raise Refusal(
+            "out-of-range",
+            f"the balance would be {format_micros(after_micros)}, beyond {format_micros(BALANCE_MICROS_MAX)}",
+            status=422,
+        )

@@ -7,14 +7,12 @@ computed afterwards from the evidence, which then stands, and are held against t
 import asyncio
 from collections.abc import Sequence
 
-import asyncpg
-
 from services.balance import metrics
+from services.balance.app.each import do_each
 from services.balance.rules.hours import Sums, add_shares, hour_of
 from services.balance.store.accounts import load_account_ids
 from services.balance.store.hours import (
     HourHead,
-    count_stopped_hours,
     load_next_posting,
     load_unsealed,
     load_unwritten,
@@ -25,28 +23,24 @@ from services.balance.store.hours import (
     seal_free_shards,
     seal_shard,
     stage,
-    stop_hours,
     write_hour,
 )
 from services.balance.store.posting import prefer_plans_by_size
 from services.balance.wire import read_shares
-from shared.clock import HOUR_US, MINUTE_US, Clock
-from shared.db import Connection, Pool, transaction
+from shared.clock import HOUR_US, Clock
+from shared.db import Connection, Pool, is_transient, transaction
 from shared.errors import Corruption
-from shared.log import get_logger
-
-logger = get_logger(__name__)
+from shared.set_aside import Pause, count_set_aside, release
 
 POLL_SECONDS = 1.0
-# A shard that was stopped is tried again after so long: it goes on by itself once its facts agree.
-RETRY_US = 10 * MINUTE_US
 _SHARDS_MAX = 64
 # Sums that a process holds before it stages them, and rows after which a transaction takes no further shard.
 _HELD_MAX = 100_000
 _ROWS_MAX = 200_000
 
-# What says that a shard's facts are wrong, and not that the database is out of reach.
-_WRONG_FACTS = (Corruption, ValueError, OverflowError, asyncpg.DataError, asyncpg.IntegrityConstraintViolationError)
+# A shard whose hours can't be written is tried again after so long: it goes on by itself once its facts agree.
+_PAUSE = Pause(600, 6 * 3600)
+HOUR = "hour"
 
 
 class HourCloser:
@@ -63,19 +57,24 @@ class HourCloser:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def close(self) -> bool:
-        """Close what is over and write one hour of some shards; answer whether there may be more to write."""
+        """Close what is over and write one hour of some shards; answer whether there may be more to write.
+
+        A shard whose facts contradict each other is set aside; the others go on.
+        """
         now_us = self._clock.now_us()
         await self._seal(now_us)
         async with transaction(self._pool) as connection:
-            metrics.STOPPED_HOURS.set(await count_stopped_hours(connection))
-            shards = await load_unwritten(connection, now_us - RETRY_US, _SHARDS_MAX)
+            metrics.STOPPED_HOURS.set((await count_set_aside(connection)).get(HOUR, 0))
+            shards = await load_unwritten(connection, HOUR, now_us, _SHARDS_MAX)
         if not shards:
             return False
         try:
             return await self._write(shards)
-        except _WRONG_FACTS:
-            for shard in shards:
-                await self._write_alone(shard)
+        except Exception as error:
+            if is_transient(error):
+                raise
+        alone = {str(shard): [shard] for shard in shards}
+        await do_each(self._pool, self._clock, HOUR, alone, self._write, pause=_PAUSE)
         return True
 
     async def _seal(self, now_us: int) -> None:
@@ -88,15 +87,6 @@ class HourCloser:
         for shard in busy:
             async with transaction(self._pool) as connection:
                 await seal_shard(connection, now_us, shard)
-
-    async def _write_alone(self, shard: int) -> None:
-        """Write a shard's next hour, or stop its hours if its facts contradict each other."""
-        try:
-            await self._write([shard])
-        except _WRONG_FACTS as error:
-            logger.error("hours.stopped", shard=shard, reason=str(error)[:500])  # noqa: TRY400 - the reason says it all
-            async with transaction(self._pool) as connection:
-                await stop_hours(connection, shard, str(error)[:500], self._clock.now_us())
 
     async def _write(self, shards: Sequence[int]) -> bool:
         """Write the earliest hour of those of `shards` that have it, all in one transaction."""
@@ -115,6 +105,7 @@ class HourCloser:
                 hour_us = min(due)
                 moves += await self._write_hour(connection, hour_us, due[hour_us])
             await move_hour_heads(connection, moves)
+            await release(connection, HOUR, [str(shard) for shard, _, _ in moves])
         return bool(moves)
 
     async def _write_hour(

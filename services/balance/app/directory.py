@@ -20,14 +20,14 @@ class Directory:
 
     def __init__(self, regions: Mapping[str, Region], shards: int) -> None:
         self._regions = regions
-        self._shards = shards
+        self.shards = shards
         self._ids: dict[int, dict[Key, int]] = {}
         self._kept = 0
 
     def check(self, batch: WireBatch) -> None:
         """Refuse a batch with a shard or names that can't be. Raises ValueError."""
-        if batch.shard >= self._shards:
-            raise ValueError(f"shard {batch.shard} is beyond the {self._shards} of this deployment")
+        if batch.shard >= self.shards:
+            raise ValueError(f"shard {batch.shard} is beyond the {self.shards} of this deployment")
         known = self._ids.get(batch.shard, {})
         for account in batch.accounts:
             if (account.region, account.tenant_id) not in known:
@@ -42,7 +42,7 @@ class Directory:
                 continue
             if account.region not in self._regions:
                 return f"batch {batch.seq} charges region {account.region}, which is not of this deployment"
-            if shard_of(*key, self._shards) != batch.shard:
+            if shard_of(*key, self.shards) != batch.shard:
                 return f"batch {batch.seq} charges {account.region}/{account.tenant_id}, an account of another shard"
         return None
 
@@ -69,7 +69,7 @@ class Directory:
         return found, opened
 
     def open_at(self, region: str, tenant_id: str, instants: Mapping[int, int]) -> Opening:
-        shard = shard_of(region, tenant_id, self._shards)
+        shard = shard_of(region, tenant_id, self.shards)
         return Opening(region, tenant_id, shard, self._regions[region].currency, instants[shard])
 
     def remember(self, fresh: Mapping[Key, int]) -> None:
@@ -80,7 +80,7 @@ class Directory:
         if self._kept + len(fresh) > _KEPT_MAX:
             return
         for key, account_id in fresh.items():
-            self._ids.setdefault(shard_of(*key, self._shards), {})[key] = account_id
+            self._ids.setdefault(shard_of(*key, self.shards), {})[key] = account_id
         self._kept += len(fresh)
 
     def parts(self, arrivals: Sequence[Arrival], fresh: Mapping[Key, int]) -> list[Part]:

@@ -2,29 +2,48 @@
 
 import asyncio
 import time
+from dataclasses import dataclass
 
 import httpx
 
 from services.balance import metrics
+from services.balance.app.each import do_each
 from services.balance.app.post_charges import ChargePoster
-from services.balance.store.streams import load_gaps
+from services.balance.store.streams import GAP_ASKED_MAX, Gap, count_asking, forget_gaps, load_gaps
+from shared.clock import Clock
 from shared.db import Pool, transaction
 from shared.log import get_logger
 
 logger = get_logger(__name__)
 
 POLL_SECONDS = 0.5
+PAUSE_SECONDS_MAX = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A gap as this process saw it last, and when it changed; whoever asked, the pause is for all."""
+
+    gap: Gap
+    at_seconds: float
 
 
 class GapHealer:
-    """Asks metering to send missing batches again, each stream at most once in `pause_seconds`."""
+    """Asks metering to send missing batches again, first after nothing, then after ever longer pauses.
 
-    def __init__(self, pool: Pool, poster: ChargePoster, metering: httpx.AsyncClient, pause_seconds: float) -> None:
+    The first pause is `pause_seconds`; each asking doubles it. How often a gap was asked for is in the database, so
+    that several processes share the pauses.
+    """
+
+    def __init__(
+        self, pool: Pool, clock: Clock, poster: ChargePoster, metering: httpx.AsyncClient, pause_seconds: float
+    ) -> None:
         self._pool = pool
+        self._clock = clock
         self._poster = poster
         self._metering = metering
         self._pause_seconds = pause_seconds
-        self._asked_at: dict[int, float] = {}
+        self._seen: dict[int, _Seen] = {}
 
     async def run(self) -> None:
         """Heal until cancelled."""
@@ -35,23 +54,32 @@ class GapHealer:
     async def heal(self) -> None:
         async with transaction(self._pool) as connection:
             gaps = await load_gaps(connection)
+            await forget_gaps(connection)
             stopped = await connection.fetchval("select count(*) from charge_stream where stopped_reason is not null")
         metrics.GAPS.set(sum(not gap.is_filled for gap in gaps))
         metrics.STOPPED_STREAMS.set(stopped)
-        for gap in gaps:
-            if gap.is_filled:
-                await self._poster.drain(self._pool, gap.shard)
-            else:
-                await self._ask(gap.shard, gap.from_seq)
+        filled = {str(gap.shard): gap for gap in gaps if gap.is_filled}
+        await do_each(self._pool, self._clock, "gap", filled, lambda gap: self._poster.drain(self._pool, gap.shard))
+        missing = {gap.shard: gap for gap in gaps if not gap.is_filled}
+        self._seen = {shard: seen for shard, seen in self._seen.items() if shard in missing}
+        for gap in missing.values():
+            await self._ask(gap)
 
-    async def _ask(self, shard: int, from_seq: int) -> None:
-        now = time.monotonic()
-        if now - self._asked_at.get(shard, float("-inf")) < self._pause_seconds:
+    async def _ask(self, gap: Gap) -> None:
+        now_seconds = time.monotonic()
+        seen = self._seen.get(gap.shard)
+        if seen is None or seen.gap != gap:
+            seen = self._seen[gap.shard] = _Seen(gap, now_seconds)
+        pause_seconds = min(self._pause_seconds * 2 ** min(gap.asked - 1, 30), PAUSE_SECONDS_MAX) if gap.asked else 0.0
+        if now_seconds - seen.at_seconds < pause_seconds:
             return
-        self._asked_at[shard] = now
-        logger.error("stream.gap", shard=shard, from_seq=from_seq)
+        async with transaction(self._pool) as connection:
+            if not await count_asking(connection, gap, self._clock.now_us()):
+                return
+        if gap.asked in (0, GAP_ASKED_MAX - 1):
+            logger.error("stream.gap", shard=gap.shard, from_seq=gap.from_seq, asked=gap.asked + 1)
         try:
-            answer = await self._metering.post(f"/v1/shards/{shard}/resend", json={"from_seq": from_seq})
+            answer = await self._metering.post(f"/v1/shards/{gap.shard}/resend", json={"from_seq": gap.from_seq})
             answer.raise_for_status()
         except httpx.HTTPError as error:
-            logger.warning("stream.resend_failed", shard=shard, error=repr(error))
+            logger.warning("stream.resend_failed", shard=gap.shard, error=repr(error))

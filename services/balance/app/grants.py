@@ -9,6 +9,7 @@ import orjson
 
 from services.balance import metrics
 from services.balance.app.accounts import Accounts, check_range
+from services.balance.app.each import do_each
 from services.balance.app.post import AfterCommit, Poster
 from services.balance.app.unit import unit_of_work
 from services.balance.rules.crossing import Movement
@@ -39,6 +40,8 @@ from shared.ids import content_hash, fact_id
 BATCH = 100
 POLL_SECONDS = 1.0
 PROMO = "promo"
+# The kind under which accounts are set aside whose grants can't be worked out.
+GRANT = "grant"
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,8 +151,9 @@ class Grants:
         """Work out the accounts that are due, each in a transaction of its own; answer how many rests expired."""
         now_us = self._clock.now_us()
         async with transaction(self._pool) as connection:
-            due = await load_accounts_to_work_out(connection, now_us, now_us - now_us % HOUR_US, BATCH)
-        return sum([await self._keep_account(account_id) for account_id in due])
+            due = await load_accounts_to_work_out(connection, GRANT, now_us, now_us - now_us % HOUR_US, BATCH)
+        items = {str(account_id): account_id for account_id in due}
+        return sum(await do_each(self._pool, self._clock, GRANT, items, self._keep_account))
 
     async def _keep_account(self, account_id: int) -> int:
         """Bring an account's checkpoint up to its last entry and post what is left of grants that are over."""

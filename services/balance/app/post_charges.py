@@ -1,6 +1,8 @@
 """Charges become entries: one transaction per poll, whatever it holds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+import asyncpg
 
 from services.balance import metrics
 from services.balance.app.directory import Directory
@@ -8,35 +10,46 @@ from services.balance.app.post import AfterCommit, Poster, Steps
 from services.balance.app.unit import unit_of_work
 from services.balance.rules.crossing import Movement
 from services.balance.rules.posting import Cause, Part, Posting, SideTable, lay_out, posting_order
-from services.balance.rules.stream import Arrival, Verdict, judge
+from services.balance.rules.stream import Arrival, Stop, Verdict, judge
+from services.balance.store.accounts import find_overflow
 from services.balance.store.chain import lock_heads
 from services.balance.store.posting import prefer_plans_by_size
 from services.balance.store.streams import (
     StreamRow,
+    count_waiting,
     delete_waiting,
     insert_evidence,
     insert_waiting,
     load_known_hashes,
     load_waiting,
+    load_waiting_at,
     lock_streams,
     move_streams,
     stop_stream,
 )
-from services.balance.wire import WireBatch, check_kind, read_wire
+from services.balance.wire import WireBatch, check_kind, empty_batch, read_head, read_wire
 from shared.clock import SECOND_US, Clock
 from shared.consumer import Poll
-from shared.db import Connection, Pool
+from shared.db import Connection, Pool, is_transient
 from shared.ids import content_hash
 from shared.log import get_logger
+from shared.set_aside import describe_error
 
 logger = get_logger(__name__)
 
 # How many waiting batches one transaction takes at most.
 _DRAINED_MAX = 256
+# A key that exists already is somebody else's doing at first; seen again under the stream's lock, it is the batch's.
+_RACES_MAX = 3
+_FAULT_LENGTH_MAX = 500
 
 
 class ChargePoster:
-    """Applies polls of charge batches."""
+    """Applies polls of charge batches.
+
+    A batch that can't be posted is no dead letter: its stream stops at it, keeps it, and goes on by an operator's
+    decision. Dead is only what does not even say of which stream it is.
+    """
 
     def __init__(self, clock: Clock, directory: Directory, poster: Poster) -> None:
         self._clock = clock
@@ -45,25 +58,40 @@ class ChargePoster:
         self._table = SideTable()
 
     async def apply(self, connection: Connection, poll: Poll) -> None:
-        """Post a poll's batches; what can't be understood is buried."""
+        """Post a poll's batches; what can't be understood is buried.
+
+        An error of one of several leaves this method: the consumer halves the poll. Of a single record it does not.
+        """
         arrivals = []
         for record in poll.records:
             try:
-                arrivals.append(self._read(record.value))
+                arrivals.append(self.read(record.value))
             except ValueError as error:
                 poll.bury(record, "invalid charge batch", str(error))
-        if arrivals:
+        if len(poll.records) > 1 and arrivals:
             await self._take(connection, arrivals, poll.after_commit)
+        elif arrivals:
+            await self.take_one(connection, arrivals[0].batch.shard, arrivals, poll.after_commit)
 
     async def drain(self, pool: Pool, shard: int) -> None:
         """Post what waits in a stream and can be posted now."""
         async with unit_of_work(pool) as (connection, after_commit):
-            await self._take(connection, [], after_commit, [shard])
+            await self.take_one(connection, shard, [], after_commit)
 
-    def _read(self, value: bytes | None, *, waited: bool = False) -> Arrival:
-        """Decode a batch. Raises ValueError."""
+    def read(self, value: bytes | None, *, waited: bool = False) -> Arrival:
+        """A batch as it arrives, with its fault if it has one. Raises ValueError for what names no stream."""
         if value is None:
             raise ValueError("the record has no value")
+        try:
+            batch, fault = self._decode(value), None
+        except ValueError as error:
+            head = read_head(value)
+            if head is None or head.shard >= self._directory.shards:
+                raise
+            batch, fault = empty_batch(head.shard, head.seq), str(error)[:_FAULT_LENGTH_MAX]
+        return Arrival(batch, value, content_hash(value), waited, fault)
+
+    def _decode(self, value: bytes) -> WireBatch:
         batch = read_wire(value)
         self._directory.check(batch)
         indexes = self._table.indexes
@@ -71,7 +99,52 @@ class ChargePoster:
             for kind, entry_class, _ in account.totals:
                 if kind not in indexes[entry_class]:
                     check_kind(kind)
-        return Arrival(batch, value, content_hash(value), waited)
+        return batch
+
+    async def take_one(
+        self, connection: Connection, shard: int, arrivals: Sequence[Arrival], after_commit: AfterCommit
+    ) -> None:
+        """Post of one stream what can be posted, and stop it at the batch that the database refuses.
+
+        Ever fewer at a time, until that one is next.
+        """
+        posted_max, races = _DRAINED_MAX + len(arrivals), 0
+        while True:
+            callbacks: list[Callable[[], None]] = []
+            try:
+                async with connection.transaction():
+                    await self._take(connection, arrivals, callbacks.append, [shard], posted_max=posted_max)
+            except Exception as error:
+                races += isinstance(error, asyncpg.UniqueViolationError)
+                if is_transient(error) and not races:
+                    raise
+                if 0 < races < _RACES_MAX:
+                    continue
+                posted_max = min(posted_max, await count_waiting(connection, shard) + len(arrivals)) // 2
+                if posted_max == 0:
+                    await self._stop_at_next(connection, shard, arrivals, error)
+                    return
+            else:
+                for callback in callbacks:
+                    after_commit(callback)
+                return
+
+    async def _stop_at_next(
+        self, connection: Connection, shard: int, arrivals: Sequence[Arrival], error: Exception
+    ) -> None:
+        """Stop a stream at its next batch, which the database refuses, and keep what arrived."""
+        stream = (await lock_streams(connection, [shard]))[shard]
+        number = stream.seq + 1
+        await insert_waiting(connection, arrivals, self._clock.now_us())
+        batches = [self.read(item.value).batch for item in await load_waiting_at(connection, shard, number)]
+        if stream.stopped_reason is not None or not batches:
+            raise error
+        reason = await find_overflow(connection, batches[0]) or describe_error(error)
+        await self._stop(connection, shard, Stop(number, f"batch {number} can't be posted: {reason}"))
+
+    async def _stop(self, connection: Connection, shard: int, stop: Stop) -> None:
+        logger.error("stream.stopped", shard=shard, seq=stop.seq, reason=stop.reason)
+        await stop_stream(connection, shard, stop.seq, stop.reason, self._clock.now_us())
 
     async def _take(
         self,
@@ -79,6 +152,8 @@ class ChargePoster:
         arrivals: Sequence[Arrival],
         after_commit: AfterCommit,
         drained: Sequence[int] = (),
+        *,
+        posted_max: int | None = None,
     ) -> None:
         by_shard: dict[int, list[Arrival]] = {shard: [] for shard in drained}
         for arrival in arrivals:
@@ -87,11 +162,16 @@ class ChargePoster:
         for shard, stream in streams.items():
             if stream.has_waiting:
                 waiting = await load_waiting(connection, shard, _DRAINED_MAX)
-                by_shard[shard] += [self._read(value, waited=True) for value in waiting]
+                by_shard[shard] += [self.read(value, waited=True) for value in waiting]
         known = await self._load_known(connection, streams, by_shard)
         verdicts = {
             shard: judge(
-                stream.seq, stream.stopped_reason, by_shard[shard], known.get(shard, {}), self._directory.refuse
+                stream.seq,
+                by_shard[shard],
+                known.get(shard, {}),
+                self._directory.refuse,
+                is_stopped=stream.stopped_reason is not None,
+                posted_max=posted_max,
             )
             for shard, stream in streams.items()
         }
@@ -99,7 +179,8 @@ class ChargePoster:
         posted = [arrival for shard in sorted(verdicts) for arrival in verdicts[shard].posted]
         if posted:
             await self._post(connection, posted, after_commit)
-        metrics.REPEATS.inc(len(arrivals) - len(posted) if len(arrivals) > len(posted) else 0)
+        if repeats := sum(verdict.repeats for verdict in verdicts.values()):
+            after_commit(lambda: metrics.REPEATS.inc(repeats))
 
     async def _load_known(
         self, connection: Connection, streams: dict[int, StreamRow], by_shard: dict[int, list[Arrival]]
@@ -127,9 +208,8 @@ class ChargePoster:
         if settled:
             await delete_waiting(connection, settled)
         for shard, verdict in verdicts.items():
-            if verdict.stopped_reason is not None and streams[shard].stopped_reason is None:
-                logger.error("stream.stopped", shard=shard, seq=verdict.seq, reason=verdict.stopped_reason)
-                await stop_stream(connection, shard, verdict.stopped_reason, self._clock.now_us())
+            if verdict.stop is not None:
+                await self._stop(connection, shard, verdict.stop)
 
     async def _post(self, connection: Connection, posted: Sequence[Arrival], after_commit: AfterCommit) -> None:
         shards = sorted({arrival.batch.shard for arrival in posted})

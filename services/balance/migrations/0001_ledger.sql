@@ -1,4 +1,4 @@
--- The ledger: accounts, append-only entries, the charge streams they come from, and the chain that seals them.
+-- The ledger: accounts, append-only entries with what caused them, and the chain that seals them.
 
 create table account (
   account_id bigint generated always as identity primary key,
@@ -17,6 +17,8 @@ create table account (
   low_told boolean not null default false,  -- the present episode of `low` was told
   low_told_at timestamptz,
   last_posted_at timestamptz not null,
+  held_micros bigint not null default 0 check (held_micros >= 0),  -- in open disputes: not spendable
+  orders bigint not null default 0,         -- number of order registrations: a deletion permit dies with each
   unique (region, tenant_id)
 ) with (fillfactor = 60);
 -- The minute's sweep for empty accounts. The balance itself has no index, or every charge would have to move an index
@@ -32,15 +34,23 @@ create table entry (
   credit_account text not null,
   amount_micros bigint not null check (amount_micros > 0),
   balance_after_micros bigint not null,     -- of the customer
-  class text not null check (class in ('charge', 'credit_correction', 'debit_correction', 'adjustment')),
+  class text not null check (
+    class in (
+      'charge', 'credit_correction', 'debit_correction', 'adjustment', 'payment', 'refund', 'dispute', 'grant', 'expiry'
+    )
+  ),
   shard int not null,
   seq bigint,                               -- the charge batch that caused it, or:
   adjustment_key text,
+  fact_id text,
   link_number bigint not null,              -- the chain link of its shard that seals it
   primary key (account_id, entry_number, day),
   check (debit_account <> credit_account and 'customer' in (debit_account, credit_account)),
-  check ((seq is null) <> (adjustment_key is null))
+  check (num_nonnulls(seq, adjustment_key, fact_id) = 1)
 ) partition by range (day);
+-- An hour's entries lie together, because posting times rise: ranges of blocks are enough to find them, and cost an
+-- insertion next to nothing.
+create index entry_posted on entry using brin (posted_at) with (autosummarize = on);
 
 create table adjustment (
   account_id bigint not null references account,
@@ -55,23 +65,20 @@ create table adjustment (
   primary key (account_id, idempotency_key)
 );
 
--- Where each shard's charge stream stands. Its row is the fence of posting.
-create table charge_stream (
-  shard int primary key,
-  seq bigint not null default 0,            -- last posted
-  stopped_reason text,
-  stopped_at timestamptz
-) with (fillfactor = 50);
-
--- What came after a gap or while its stream was stopped.
-create table charge_waiting (
-  shard int not null,
-  seq bigint not null,
-  sha256 bytea not null,
-  value bytea not null,
-  arrived_at timestamptz not null,
-  primary key (shard, seq, sha256)
+-- Every fact that is no charge (of payment, of a grant), once: its id is derived from the fact, so a repeat finds itself
+-- here. Not partitioned by time.
+create table posted_fact (
+  fact_id text primary key,
+  account_id bigint not null references account,
+  content_hash bytea not null,
+  payment_id text,
+  amount_micros bigint not null,            -- moved in the customer's favour (negative: against it), or 0
+  entry_number bigint,                      -- of its entry; null where nothing moved
+  posted_at timestamptz not null
 );
+create index posted_fact_payment on posted_fact (payment_id) where payment_id is not null;
+-- What refunds and disputes took from an account is asked for with every deletion permit and redemption.
+create index posted_fact_account on posted_fact (account_id);
 
 -- The bytes of every batch as posted.
 create table evidence (
@@ -103,42 +110,17 @@ create table chain_link (
   primary key (shard, link_number)
 );
 
--- Up to where a shard's hours are written: evidence up to `seq`, hours before `through`.
-create table hour_head (
-  shard int primary key,
-  seq bigint not null default 0,
-  through timestamptz not null default '1970-01-01 00:00:00+00'
-);
-
 create table resource_hour (
   day date not null,                        -- of hour
   account_id bigint not null,
   hour timestamptz not null,                -- of posting
-  resource_id text not null,
-  kind text not null,
+  -- Cursors over rows compare resources and kinds, in SQL and, in the open hour, in Python: both by code point.
+  resource_id text collate "C" not null,
+  kind text collate "C" not null,
   slots bigint not null,
   amount_micros bigint not null,
   primary key (account_id, hour, resource_id, kind, day)
 ) partition by range (day);
-
-create table deletion_permit (
-  permit_id text primary key,
-  account_id bigint not null references account,
-  number int not null,
-  negative_since timestamptz not null,
-  credits bigint not null,
-  due_at timestamptz not null,
-  granted_at timestamptz not null,
-  expires_at timestamptz not null,
-  unique (account_id, negative_since, number)
-);
-
-create table permit_redemption (
-  permit_id text not null references deletion_permit,
-  resource_id text not null,
-  redeemed_at timestamptz not null,
-  primary key (permit_id, resource_id)
-);
 
 create function refuse_change() returns trigger language plpgsql as $$
 begin
@@ -149,9 +131,7 @@ end $$;
 do $$
 declare name text;
 begin
-  foreach name in array array[
-    'entry', 'adjustment', 'evidence', 'chain_link', 'resource_hour', 'deletion_permit', 'permit_redemption'
-  ] loop
+  foreach name in array array['entry', 'adjustment', 'posted_fact', 'evidence', 'chain_link', 'resource_hour'] loop
     execute format('create trigger append_only before update or delete on %I for each row execute function refuse_change()', name);
     execute format('create trigger append_only_truncate before truncate on %I for each statement execute function refuse_change()', name);
   end loop;
@@ -183,9 +163,7 @@ grant execute on function ensure_ledger_partitions to tollkeeper_app;
 grant select, insert on account to tollkeeper_app;
 grant update (
   balance_micros, burn_micros_per_hour, state, account_version, entries, credits, negative_since, low_told, low_told_at,
-  last_posted_at
+  last_posted_at, held_micros, orders
 ) on account to tollkeeper_app;
-grant select, insert on
-  entry, adjustment, evidence, chain_link, resource_hour, deletion_permit, permit_redemption to tollkeeper_app;
-grant select, insert, update on charge_stream, chain_head, hour_head to tollkeeper_app;
-grant select, insert, delete on charge_waiting to tollkeeper_app;
+grant select, insert on entry, adjustment, posted_fact, evidence, chain_link, resource_hour to tollkeeper_app;
+grant select, insert, update on chain_head to tollkeeper_app;

@@ -1,15 +1,5 @@
 -- Promotional credit and vouchers: grants that expire, and how far each account's burning was worked out.
 
-alter table payment_fact rename to posted_fact;
-alter index payment_fact_payment rename to posted_fact_payment;
-
-alter table entry drop constraint entry_class_check;
-alter table entry add constraint entry_class_check check (
-  class in (
-    'charge', 'credit_correction', 'debit_correction', 'adjustment', 'payment', 'refund', 'dispute', 'grant', 'expiry'
-  )
-);
-
 -- What was given away. Bought credit has no row: it is what is left.
 create table promotional_grant (
   grant_id text primary key,

@@ -1,4 +1,4 @@
-"""What to do with the batches of one shard's stream: post in order, drop repeats, wait at a gap, stop on a conflict."""
+"""What to do with the batches of one shard's stream: post in order, drop repeats, wait at a gap, stop at a bad one."""
 
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -9,12 +9,25 @@ from services.balance.wire import WireBatch
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A decoded batch with its bytes and their hash. `waited` says that it comes out of the waiting table."""
+    """A batch with its bytes and their hash.
+
+    `fault`: why it can never be posted, and of the batch only shard and number are known. `waited`: it comes out of the
+    waiting table.
+    """
 
     batch: WireBatch
     value: bytes
     sha256: bytes
     waited: bool = False
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Where a stream stops, and why."""
+
+    seq: int
+    reason: str
 
 
 @dataclass(slots=True)
@@ -25,40 +38,54 @@ class Verdict:
     posted: list[Arrival] = field(default_factory=list)
     kept: list[Arrival] = field(default_factory=list)
     settled: list[Arrival] = field(default_factory=list)
-    stopped_reason: str | None = None
+    repeats: int = 0
+    stop: Stop | None = None
 
 
 def judge(
     seq: int,
-    stopped_reason: str | None,
     arrivals: Sequence[Arrival],
     known: Mapping[int, AbstractSet[bytes]],
     refuse: Callable[[WireBatch], str | None],
+    *,
+    is_stopped: bool = False,
+    posted_max: int | None = None,
 ) -> Verdict:
-    """Decide over a stream that stands at `seq`.
+    """Decide over a stream that stands at `seq`; of one that `is_stopped` only repeats are dropped.
 
     `known` are the hashes of what was posted or set aside under the arrivals' numbers; a number whose evidence is gone
-    is taken for a repeat. `refuse` gives the reason why a batch may not be posted here, which stops the stream at it.
+    is taken for a repeat. `refuse` gives the reason why a batch may not be posted here. A batch that can't be posted
+    stops the stream when its turn comes. No more than `posted_max` are posted, the rest waits.
     """
     hashes = dict(known)
-    verdict = Verdict(seq, stopped_reason=stopped_reason)
-    for arrival in sorted(arrivals, key=lambda arrival: (arrival.batch.seq, not arrival.waited)):
-        if verdict.stopped_reason is None and arrival.batch.seq == verdict.seq + 1:
-            verdict.stopped_reason = refuse(arrival.batch)
-            if verdict.stopped_reason is None:
-                verdict.seq += 1
+    verdict = Verdict(seq)
+    for arrival in sorted(arrivals, key=_in_turn):
+        goes_on = not is_stopped and verdict.stop is None
+        number = arrival.batch.seq
+        if goes_on and number == verdict.seq + 1 and (posted_max is None or len(verdict.posted) < posted_max):
+            reason = arrival.fault or refuse(arrival.batch)
+            if reason is None:
+                verdict.seq = number
                 verdict.posted.append(arrival)
-                hashes[verdict.seq] = {arrival.sha256}
+                hashes[number] = {arrival.sha256}
                 _settle(verdict, arrival)
                 continue
-        if arrival.batch.seq <= verdict.seq and arrival.sha256 in hashes.get(arrival.batch.seq, {arrival.sha256}):
-            _settle(verdict, arrival)
-            continue
-        if arrival.batch.seq <= verdict.seq and verdict.stopped_reason is None:
-            verdict.stopped_reason = f"batch {arrival.batch.seq} came again with other contents"
+            verdict.stop = Stop(number, f"batch {number} can't be posted: {reason}")
+        elif number <= verdict.seq:
+            if arrival.sha256 in hashes.get(number, {arrival.sha256}):
+                verdict.repeats += not arrival.waited
+                _settle(verdict, arrival)
+                continue
+            if goes_on:
+                verdict.stop = Stop(number, f"batch {number} came again with other contents")
         if not arrival.waited:
             verdict.kept.append(arrival)
     return verdict
+
+
+def _in_turn(arrival: Arrival) -> tuple[int, bool, bool]:
+    """By number; of several under one, first those that can be posted."""
+    return arrival.batch.seq, arrival.fault is not None, not arrival.waited
 
 
 def _settle(verdict: Verdict, arrival: Arrival) -> None:

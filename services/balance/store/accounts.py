@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import asyncpg
 
 from services.balance.rules.crossing import Standing
+from services.balance.wire import WireBatch
 from shared.db import Connection
+from shared.money import AMOUNT_MICROS_MAX
 
 _COLUMNS = """
     account_id, shard, region, tenant_id, currency, opened_at, credits, last_posted_at, state, balance_micros,
@@ -133,6 +135,17 @@ async def load_accounts(
         limit,
     )
     return [_account(row) for row in rows]
+
+
+async def find_overflow(connection: Connection, batch: WireBatch) -> str | None:
+    """Which account a batch would take beyond what the ledger can hold, or None."""
+    found = await load_accounts_of(connection, [(account.region, account.tenant_id) for account in batch.accounts])
+    for account in batch.accounts:
+        known = found.get((account.region, account.tenant_id))
+        balance_micros = known.standing.balance_micros if known is not None else 0
+        if abs(balance_micros - sum(total[2] for total in account.totals)) > AMOUNT_MICROS_MAX:
+            return f"the balance of {account.region}/{account.tenant_id} would go beyond what the ledger can hold"
+    return None
 
 
 async def save_standings(connection: Connection, standings: Sequence[tuple[int, Standing]]) -> None:

@@ -175,19 +175,26 @@ async def load_last_solvent(connection: Connection, account_id: int) -> tuple[in
 
 
 async def load_accounts_to_work_out(
-    connection: Connection, now_us: int, worked_out_before_us: int, limit: int
+    connection: Connection, kind: str, now_us: int, worked_out_before_us: int, limit: int
 ) -> list[int]:
-    """Accounts with a grant that is due to expire, a credit since the checkpoint, or a checkpoint long ago."""
+    """Accounts with a grant that is due to expire, a credit since the checkpoint, or a checkpoint long ago.
+
+    Without those that are set aside under `kind`.
+    """
     rows = await connection.fetch(
         """
-        (select account_id from grant_standing where not is_over and expires_at <= $1 order by expires_at limit $3)
+        with held as (select item::bigint as account_id from set_aside where kind = $4 and next_at > $1)
+        (select account_id from grant_standing where not is_over and expires_at <= $1
+           and account_id not in (select account_id from held) order by expires_at limit $3)
         union
         (select c.account_id from grant_checkpoint c join account a using (account_id)
-         where a.credits > c.credits or (a.entries > c.entry_number and c.worked_out_at < $2) limit $3)
+         where (a.credits > c.credits or (a.entries > c.entry_number and c.worked_out_at < $2))
+           and a.account_id not in (select account_id from held) limit $3)
         """,
         now_us,
         worked_out_before_us,
         limit,
+        kind,
     )
     return [row["account_id"] for row in rows]
 

@@ -45,15 +45,17 @@ async def load_unsealed(connection: Connection, now_us: int) -> list[int]:
     return [row["shard"] for row in rows]
 
 
-async def load_unwritten(connection: Connection, retry_stopped_before_us: int, limit: int) -> list[int]:
-    """Shards whose closed hours are not all written, the furthest behind first; stopped ones only for another try."""
+async def load_unwritten(connection: Connection, kind: str, now_us: int, limit: int) -> list[int]:
+    """Shards whose closed hours are not all written and that are not set aside, the furthest behind first."""
     rows = await connection.fetch(
         """
         select h.shard from hour_head h join chain_head c using (shard)
-        where h.through < c.closed_through and (h.stopped_at is null or h.stopped_at <= $1)
-        order by h.through, h.shard limit $2
+        where h.through < c.closed_through and not exists (
+          select from set_aside s where (s.kind, s.item) = ($1, h.shard::text) and s.next_at > $2)
+        order by h.through, h.shard limit $3
         """,
-        retry_stopped_before_us,
+        kind,
+        now_us,
         limit,
     )
     return [row["shard"] for row in rows]
@@ -185,24 +187,13 @@ async def write_hour(connection: Connection, hour_us: int, shards: Sequence[int]
 
 
 async def move_hour_heads(connection: Connection, moves: Sequence[tuple[int, int, int]]) -> None:
-    """Set (shard, seq, through) of locked heads; one that was stopped goes on."""
+    """Set (shard, seq, through) of locked heads."""
     await connection.execute(
         """
-        update hour_head h set seq = m.seq, through = m.through, stopped_reason = null, stopped_at = null
+        update hour_head h set seq = m.seq, through = m.through
         from unnest($1::int[], $2::bigint[], $3::timestamptz[]) m(shard, seq, through) where h.shard = m.shard
         """,
         [shard for shard, _, _ in moves],
         [seq for _, seq, _ in moves],
         [through_us for _, _, through_us in moves],
     )
-
-
-async def stop_hours(connection: Connection, shard: int, reason: str, now_us: int) -> None:
-    await connection.execute(
-        "update hour_head set stopped_reason = $2, stopped_at = $3 where shard = $1", shard, reason, now_us
-    )
-
-
-async def count_stopped_hours(connection: Connection) -> int:
-    stopped: int = await connection.fetchval("select count(*) from hour_head where stopped_at is not null")
-    return stopped

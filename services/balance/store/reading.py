@@ -2,8 +2,10 @@
 
 from typing import Any
 
+from services.balance.store.streams import GAP_ASKED_MAX
 from shared.clock import format_instant
 from shared.db import Connection
+from shared.set_aside import count_set_aside
 
 
 async def load_entries(connection: Connection, account_id: int, after_number: int, limit: int) -> list[dict[str, Any]]:
@@ -28,9 +30,14 @@ async def load_status(connection: Connection) -> dict[str, Any]:
     query = "select topic, partition, max(next_offset) as position from consumer_offset group by 1, 2"
     for row in await connection.fetch(query):
         positions.setdefault(row["topic"], {})[str(row["partition"])] = row["position"]
-    streams = await connection.fetch("select shard, seq, stopped_reason as stopped from charge_stream order by shard")
-    stopped_hours = await connection.fetch(
-        "select shard, stopped_reason as reason from hour_head where stopped_at is not null order by shard"
+    # A batch that does not come however often it is asked for stops its stream as well as one that can't be posted.
+    streams = await connection.fetch(
+        """
+        select s.shard, s.seq, coalesce(s.stopped_reason, case when g.asked >= $1 then
+          format('batch %s is missing; metering was asked for it %s times', g.from_seq, g.asked) end) as stopped
+        from charge_stream s left join charge_gap g on g.shard = s.shard and g.from_seq = s.seq + 1 order by s.shard
+        """,
+        GAP_ASKED_MAX,
     )
     waiting = await connection.fetchval("select count(*) from charge_waiting")
     unpublished = await connection.fetchval(
@@ -40,7 +47,7 @@ async def load_status(connection: Connection) -> dict[str, Any]:
     return {
         "positions": positions,
         "streams": [dict(row) for row in streams],
-        "stopped_hours": [dict(row) for row in stopped_hours],
+        "set_aside": await count_set_aside(connection),
         "waiting": waiting,
         "unpublished": int(unpublished),
         "dead": dead,

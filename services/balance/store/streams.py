@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from services.balance.rules.stream import Arrival
 from shared.db import Connection, day_of
+
+# A gap that was asked for so often is a person's business; it is asked for on and on.
+GAP_ASKED_MAX = 6
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
     shard: int
     seq: int
+    stopped_seq: int | None
     stopped_reason: str | None
     has_waiting: bool
 
@@ -18,7 +23,7 @@ class StreamRow:
 async def lock_streams(connection: Connection, shards: Sequence[int]) -> dict[int, StreamRow]:
     """Lock the streams of `shards` (ascending), making those that are not there."""
     query = """
-        select s.shard, s.seq, s.stopped_reason,
+        select s.shard, s.seq, s.stopped_seq, s.stopped_reason,
                exists (select from charge_waiting w where w.shard = s.shard) as has_waiting
         from charge_stream s where s.shard = any($1::int[]) order by s.shard for update of s
         """
@@ -43,32 +48,59 @@ async def move_streams(connection: Connection, positions: dict[int, int]) -> Non
     )
 
 
-async def stop_stream(connection: Connection, shard: int, reason: str, now_us: int) -> None:
+async def stop_stream(connection: Connection, shard: int, seq: int, reason: str, now_us: int) -> None:
+    """Stop a locked stream at batch `seq`."""
     await connection.execute(
-        "update charge_stream set stopped_reason = $2, stopped_at = $3 where shard = $1", shard, reason, now_us
+        "update charge_stream set stopped_seq = $2, stopped_reason = $3, stopped_at = $4 where shard = $1",
+        shard,
+        seq,
+        reason,
+        now_us,
     )
 
 
-async def resume_stream(connection: Connection, shard: int, actor: str, reason: str, now_us: int) -> int:
-    """Let a stream that is locked and stopped go on; answer the resumption's id."""
-    resumption_id: int = await connection.fetchval(
+async def release_stream(connection: Connection, shard: int) -> None:
+    """Let a locked stream go on."""
+    await connection.execute(
+        "update charge_stream set stopped_seq = null, stopped_reason = null, stopped_at = null where shard = $1", shard
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An operator's decision over a stream. `would_post`: what a skipped batch would have posted, as JSON."""
+
+    kind: Literal["resumed", "mended", "skipped"]
+    seq: int
+    stopped_reason: str
+    actor: str
+    reason: str
+    sha256: bytes | None = None
+    would_post: str | None = None
+
+
+async def insert_decision(connection: Connection, shard: int, decision: Decision, now_us: int) -> int:
+    """Keep a decision; answer its id."""
+    decision_id: int = await connection.fetchval(
         """
-        insert into stream_resumption (shard, seq, stopped_reason, stopped_at, resumed_at, actor, reason)
-        select shard, seq, stopped_reason, stopped_at, $2, $3, $4 from charge_stream where shard = $1
-        returning resumption_id
+        insert into stream_decision
+          (shard, kind, seq, stopped_reason, actor, reason, sha256, would_post, decided_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9) returning decision_id
         """,
         shard,
+        decision.kind,
+        decision.seq,
+        decision.stopped_reason,
+        decision.actor,
+        decision.reason,
+        decision.sha256,
+        decision.would_post,
         now_us,
-        actor,
-        reason,
     )
-    await connection.execute(
-        "update charge_stream set stopped_reason = null, stopped_at = null where shard = $1", shard
-    )
-    return resumption_id
+    return decision_id
 
 
-async def set_conflicts_aside(connection: Connection, shard: int, resumption_id: int) -> int:
+async def set_conflicts_aside(connection: Connection, shard: int, decision_id: int) -> int:
     """Keep what waits under a number that was posted with other contents; answer how many batches."""
     status = await connection.execute(
         """
@@ -76,15 +108,118 @@ async def set_conflicts_aside(connection: Connection, shard: int, resumption_id:
           delete from charge_waiting w using charge_stream s
           where w.shard = $1 and s.shard = w.shard and w.seq <= s.seq returning w.*
         )
-        insert into charge_set_aside (shard, seq, sha256, value, arrived_at, resumption_id)
+        insert into charge_set_aside (shard, seq, sha256, value, arrived_at, decision_id)
         select p.shard, p.seq, p.sha256, p.value, p.arrived_at, $2 from passed p
         where not exists (select from evidence e where (e.shard, e.seq, e.sha256) = (p.shard, p.seq, p.sha256))
         on conflict do nothing
         """,
         shard,
-        resumption_id,
+        decision_id,
     )
     return int(status.rpartition(" ")[2])
+
+
+async def set_aside_waiting(
+    connection: Connection, shard: int, seq: int, hashes: Sequence[bytes], decision_id: int
+) -> int:
+    """Keep batches that wait under a number and will never be posted; answer how many."""
+    status = await connection.execute(
+        """
+        with taken as (
+          delete from charge_waiting where shard = $1 and seq = $2 and sha256 = any($3::bytea[]) returning *
+        )
+        insert into charge_set_aside (shard, seq, sha256, value, arrived_at, decision_id)
+        select shard, seq, sha256, value, arrived_at, $4 from taken on conflict do nothing
+        """,
+        shard,
+        seq,
+        hashes,
+        decision_id,
+    )
+    return int(status.rpartition(" ")[2])
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """A batch that waits in a stream."""
+
+    seq: int
+    sha256: bytes
+    value: bytes
+    arrived_at_us: int
+
+
+async def load_waiting_at(connection: Connection, shard: int, seq: int, limit: int = 10) -> list[Waiting]:
+    """What waits under one number."""
+    rows = await connection.fetch(
+        "select seq, sha256, value, arrived_at from charge_waiting where shard = $1 and seq = $2"
+        " order by arrived_at, sha256 limit $3",
+        shard,
+        seq,
+        limit,
+    )
+    return [Waiting(*row) for row in rows]
+
+
+async def count_waiting(connection: Connection, shard: int) -> int:
+    count: int = await connection.fetchval("select count(*) from charge_waiting where shard = $1", shard)
+    return count
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """A stream as operators see it. `waiting` batches are kept from `first_waiting` on; `asked` times for a gap."""
+
+    shard: int
+    seq: int
+    stopped_seq: int | None
+    stopped_reason: str | None
+    stopped_at_us: int | None
+    waiting: int
+    first_waiting: int | None
+    asked: int
+
+
+_STATES = """
+select s.shard, s.seq, s.stopped_seq, s.stopped_reason, s.stopped_at, coalesce(w.count, 0) as waiting, w.first,
+       coalesce(g.asked, 0) as asked
+from charge_stream s
+left join (select shard, count(*) as count, min(seq) as first from charge_waiting group by shard) w using (shard)
+left join charge_gap g on g.shard = s.shard and g.from_seq = s.seq + 1
+"""
+
+
+async def load_stream_states(connection: Connection, *, after: int, limit: int, in_trouble: bool) -> list[StreamState]:
+    """Streams by shard, after one; `in_trouble`: only those that are stopped or in which something waits."""
+    rows = await connection.fetch(
+        _STATES
+        + """
+        where s.shard > $1 and ($3 is false or s.stopped_reason is not null or w.count > 0)
+        order by s.shard limit $2
+        """,
+        after,
+        limit,
+        in_trouble,
+    )
+    return [StreamState(*row) for row in rows]
+
+
+async def load_stream_state(connection: Connection, shard: int) -> StreamState | None:
+    row = await connection.fetchrow(_STATES + " where s.shard = $1", shard)
+    return None if row is None else StreamState(*row)
+
+
+async def load_decisions(connection: Connection, shard: int, limit: int = 20) -> list[dict[str, Any]]:
+    """The last decisions over a stream, the latest first."""
+    rows = await connection.fetch(
+        """
+        select kind, seq, stopped_reason, actor, reason, sha256, would_post, decided_at from stream_decision
+        where shard = $1 order by decision_id desc limit $2
+        """,
+        shard,
+        limit,
+    )
+    return [dict(row) for row in rows]
 
 
 async def insert_waiting(connection: Connection, arrivals: Sequence[Arrival], now_us: int) -> None:
@@ -123,22 +258,50 @@ async def load_waiting(connection: Connection, shard: int, limit: int) -> list[b
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A stream that waits for `from_seq`; `is_filled` when what waits can be posted now."""
+    """A stream that waits for `from_seq`; `is_filled` when what waits can be posted now; `asked` how often for it."""
 
     shard: int
     from_seq: int
     is_filled: bool
+    asked: int
 
 
 async def load_gaps(connection: Connection) -> list[Gap]:
     rows = await connection.fetch(
         """
-        select s.shard, s.seq + 1 as from_seq, w.first <= s.seq + 1 as is_filled
+        select s.shard, s.seq + 1 as from_seq, w.first <= s.seq + 1 as is_filled,
+               coalesce(g.asked, 0) as asked
         from charge_stream s join (select shard, min(seq) as first from charge_waiting group by shard) w using (shard)
+        left join charge_gap g on g.shard = s.shard and g.from_seq = s.seq + 1
         where s.stopped_reason is null order by s.shard
         """
     )
     return [Gap(**row) for row in rows]
+
+
+async def count_asking(connection: Connection, gap: Gap, now_us: int) -> bool:
+    """Count that a gap is asked for; False where another process has just done so."""
+    status = await connection.execute(
+        """
+        insert into charge_gap (shard, from_seq, asked, asked_at) values ($1, $2, 1, $4)
+        on conflict (shard) do update
+        set from_seq = excluded.from_seq, asked_at = excluded.asked_at,
+            asked = case when charge_gap.from_seq = excluded.from_seq then charge_gap.asked else 0 end + 1
+        where (charge_gap.from_seq, charge_gap.asked) = ($2, $3) or charge_gap.from_seq <> $2
+        """,
+        gap.shard,
+        gap.from_seq,
+        gap.asked,
+        now_us,
+    )
+    return status.endswith(" 1")
+
+
+async def forget_gaps(connection: Connection) -> None:
+    """Forget the gaps that are filled."""
+    await connection.execute(
+        "delete from charge_gap g using charge_stream s where s.shard = g.shard and s.seq >= g.from_seq"
+    )
 
 
 async def load_known_hashes(
