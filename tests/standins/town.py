@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -23,18 +24,29 @@ STRIPE_KEY, STRIPE_SECRET, VNPAY_CODE, VNPAY_SECRET = "sk_test_town", "whsec_tow
 
 
 class Town:
-    """A context manager: whatever runs at its end is ended."""
+    """A context manager: whatever runs at its end is ended. `names` are its services, each with `processes`."""
 
-    def __init__(self, home: Path, databases: Databases, bootstrap: str, prefix: str) -> None:
+    def __init__(
+        self,
+        home: Path,
+        databases: Databases,
+        bootstrap: str,
+        prefix: str,
+        *,
+        names: Sequence[str] = ("balance", "payment"),
+        processes: int = 1,
+        regions: Mapping[str, Mapping[str, Any]] = REGIONS,
+    ) -> None:
         self._ports = {name: find_free_port() for name in PROVIDERS}
         self.cluster = Cluster(
             home,
             databases=databases,
             bootstrap=bootstrap,
             prefix=prefix,
-            regions=REGIONS,
+            regions=regions,
             start_us=START_US,
-            names=("balance", "payment"),
+            names=names,
+            processes=processes,
             settings=self._settings(),
         )
         self._home = home

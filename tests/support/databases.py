@@ -37,6 +37,18 @@ class Databases:
         await drop_database(self._admin_url, to)
         await create_database(self._admin_url, to, template=name)
 
+    async def cut_sessions(self, name: str) -> int:
+        """End every session of a database, as a fail-over does; answer how many there were."""
+        connection = await asyncpg.connect(self._admin_url, timeout=10)
+        try:
+            return int(
+                await connection.fetchval(
+                    "select count(pg_terminate_backend(pid)) from pg_stat_activity where datname = $1", name
+                )
+            )
+        finally:
+            await connection.close()
+
     async def age_log(self) -> None:
         """Let the server reuse files of its write-ahead log, as one does that has run for a while.
 

@@ -220,6 +220,10 @@ class Cluster:
         database = self._database(name)
         run_async(self._databases.copy(f"{database}_backup", database))
 
+    def cut_sessions(self, name: str) -> int:
+        """End every session of a service's database."""
+        return run_async(self._databases.cut_sessions(self._database(name)))
+
     def _database(self, name: str) -> str:
         return self._urls[name][0].rpartition("/")[2]
 
