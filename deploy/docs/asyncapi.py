@@ -102,7 +102,10 @@ CONTRACTS = (
         COMMANDS,
         "send",
         StopCommand | DeleteCommand,
-        "What enforcement asks of a platform, which obeys only before expires_at.",
+        "What enforcement asks of a platform, which obeys only before expires_at and asks balance again right before "
+        "it carries a command out: a delete by POST /v1/deletion-permits/{permit_id}/redemptions (200: destroy, "
+        "409 or no answer: do nothing), a stop by GET /v1/accounts/{region}/{tenant_id}. A platform confirms with "
+        "container.stopped, container.deleted or volume.deleted. Key: region/tenant.",
     ),
     Contract(ENFORCEMENT_EVENTS, "send", EnforcementEvent, "What enforcement did or plans, and to whom."),
     Contract(

@@ -55,7 +55,7 @@ async def _play() -> None:
             httpx.AsyncClient(base_url=os.environ["TOLLKEEPER_METERING_URL"], timeout=10) as metering,
             httpx.AsyncClient(base_url=os.environ["TOLLKEEPER_BALANCE_URL"], timeout=10) as balance,
         ):
-            platform = Platform(producer, prefix, clock, run_name)
+            platform = Platform(producer, balance, prefix, clock, run_name)
             story = Story(platform, metering, balance, clock, run_name)
             listening = asyncio.create_task(_listen(consumer, platform, story, prefix))
             orphaned = asyncio.create_task(wait_for_orphanage(int(os.environ[SUPERVISOR_PID])))

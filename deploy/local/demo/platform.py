@@ -1,9 +1,14 @@
-"""A simulated platform: publishes what its containers do, and obeys commands for them, before they expire."""
+"""A simulated platform: publishes what its containers do, and obeys commands (`shared/events/commands.py`).
+
+Before they expire, and only if balance still agrees right before they are carried out.
+"""
 
 import asyncio
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
+import httpx
 import orjson
 from aiokafka import AIOKafkaProducer
 
@@ -27,8 +32,11 @@ class Container:
 class Platform:
     """The containers of one demo run; `run_name` keeps this run's ids apart from those of other days."""
 
-    def __init__(self, producer: AIOKafkaProducer, prefix: str, clock: Clock, run_name: str) -> None:
+    def __init__(
+        self, producer: AIOKafkaProducer, balance: httpx.AsyncClient, prefix: str, clock: Clock, run_name: str
+    ) -> None:
         self._producer = producer
+        self._balance = balance
         self._prefix = prefix
         self._clock = clock
         self._run_name = run_name
@@ -66,19 +74,40 @@ class Platform:
         await self._producer.send_and_wait(self._prefix + USAGE, orjson.dumps(event), key=tenant_id.encode())
 
     async def obey(self, command: dict[str, Any]) -> None:
-        """Carry out a command for a container of this run, if it has not expired."""
+        """Carry out a command for a container of this run, if it has not expired and balance still agrees."""
         container = self.containers.get(command["subject"])
-        data = command["data"]
-        if container is None or container.deleted or parse_instant(data["expires_at"]) <= self._clock.now_us():
+        if container is None or container.deleted or self._has_expired(command):
             return
-        if command["type"] == "container.stop" and container.run == data["run"]["event_id"]:
-            container.run = None
-            await self._publish(container, "container.stopped", {})
-        elif command["type"] == "container.delete":
+        if command["type"] == "container.stop":
+            if container.run == command["data"]["run"]["event_id"] and await self._may_stop(container):
+                container.run = None
+                await self._publish(container, "container.stopped", {})
+        elif command["type"] == "container.delete" and await self._may_delete(command):
             container.deleted = True
             await self._publish(container, "container.deleted", {})
             self.deleted.append(container.resource_id)
         self.changed.set()
+
+    def _has_expired(self, command: dict[str, Any]) -> bool:
+        return parse_instant(command["data"]["expires_at"]) <= self._clock.now_us()
+
+    async def _may_stop(self, container: Container) -> bool:
+        """Whether the account is still at or below zero; without an answer the command stands: a stop loses no data."""
+        try:
+            answer = await self._balance.get(f"/v1/accounts/{REGION}/{container.tenant_id}")
+        except httpx.HTTPError:
+            return True
+        return not answer.is_success or answer.json()["state"] in {"exhausted", "negative"}
+
+    async def _may_delete(self, command: dict[str, Any]) -> bool:
+        """Whether the permit still holds; without an answer nothing is destroyed, and the command is repeated."""
+        path = f"/v1/deletion-permits/{quote(command['data']['permit_id'], safe='')}/redemptions"
+        try:
+            answer = await self._balance.post(path, json={"resource_id": command["subject"]})
+        except httpx.HTTPError:
+            return False
+        # The answer took its time, and the command may have expired in it.
+        return answer.status_code == httpx.codes.OK and not self._has_expired(command)
 
     async def _publish(self, container: Container, kind: str, data: dict[str, object]) -> str:
         container.events += 1
