@@ -8,15 +8,26 @@ from services.enforcement.rules.account import AccountKey
 from services.enforcement.rules.deletion import CaseState
 from services.enforcement.service import Service
 from services.enforcement.store.cases import describe_cases
-from services.enforcement.store.halts import load_halt, resume
+from services.enforcement.store.halts import Halt, end_halts, load_halts
 from services.enforcement.store.status import CasesStatus, StopsStatus, load_cases_status, load_stops_status
 from services.enforcement.store.stops import StopRequest, load_open_requests
+from services.enforcement.store.sweep_turns import load_swept_at
 from shared.clock import format_instant
 from shared.db import transaction
 from shared.errors import Refusal
-from shared.operators import OperatorWord
+from shared.events.cloudevents import RegionName, TenantId
+from shared.operators import OperatorWord, Words
+from shared.set_aside import count_set_aside
 
+# PostgreSQL holds no U+0000.
+Text = Annotated[str, Query(max_length=500, pattern="^[^\\x00]*$")]
 Limit = Annotated[int, Query(ge=1, le=1000)]
+
+
+class ResumeBody(OperatorWord):
+    """`service`: whose trouble is over; without it, everybody's."""
+
+    service: Words | None = None
 
 
 def create_routes(service: Service) -> APIRouter:
@@ -37,24 +48,28 @@ def create_routes(service: Service) -> APIRouter:
             )
             stops = await load_stops_status(connection)
             cases = await load_cases_status(connection, service.clock.now_us())
-            halted = await load_halt(connection)
+            halts = await load_halts(connection)
+            aside = await count_set_aside(connection)
+            swept_at_us = await load_swept_at(connection)
         assert row is not None
-        swept_at_us = service.sweep.swept_at_us
         return {
             "now": format_instant(service.clock.now_us()),
             "positions": positions,
             **dict(row),
             "swept_at": _instant(swept_at_us),
             "stops": _describe_stops(stops),
-            "deletions": {"halted": halted, **_describe_cases(cases)},
+            "deletions": {"halts": [_describe_halt(halt) for halt in halts], **_describe_cases(cases)},
+            "set_aside": aside,
         }
 
     @router.post("/resume")
-    async def resume_deletions(word: OperatorWord) -> dict[str, str]:
+    async def resume_deletions(body: ResumeBody) -> dict[str, object]:
+        """Let deletions continue that wait for an operator: because of one service, or of all."""
         async with transaction(pool) as connection:
-            if not await resume(connection, word.actor, word.reason, service.clock.now_us()):
-                raise Refusal("not-halted", "deletions are not halted")
-        return {"status": "resumed"}
+            ended = await end_halts(connection, body.actor, body.reason, service.clock.now_us(), service=body.service)
+        if not ended:
+            raise Refusal("not-halted", "deletions are not halted")
+        return {"status": "resumed", "ended": [_describe_halt(halt) for halt in ended]}
 
     @router.get("/stops")
     async def stops(limit: Limit = 1000) -> dict[str, list[dict[str, object]]]:
@@ -62,13 +77,13 @@ def create_routes(service: Service) -> APIRouter:
             return {"stops": [_describe_stop(request) for request in await load_open_requests(connection, limit)]}
 
     @router.get("/deletion-cases")
-    async def cases(after: str = "", limit: Limit = 1000, state: CaseState | None = None) -> dict[str, object]:
+    async def cases(after: Text = "", limit: Limit = 1000, state: CaseState | None = None) -> dict[str, object]:
         async with transaction(pool) as connection:
             found = await describe_cases(connection, None, after=after, limit=limit, state=state)
         return {"deletion_cases": found, "next": found[-1]["case_id"] if len(found) == limit else None}
 
     @router.get("/deletion-cases/{region}/{tenant_id}")
-    async def cases_of_account(region: str, tenant_id: str) -> dict[str, object]:
+    async def cases_of_account(region: RegionName, tenant_id: TenantId) -> dict[str, object]:
         async with transaction(pool) as connection:
             found = await describe_cases(connection, AccountKey(region, tenant_id), after="", limit=1000)
         if not found:
@@ -80,6 +95,15 @@ def create_routes(service: Service) -> APIRouter:
 
 def _instant(instant_us: int | None) -> str | None:
     return None if instant_us is None else format_instant(instant_us)
+
+
+def _describe_halt(halt: Halt) -> dict[str, object]:
+    return {
+        "service": halt.service,
+        "region": halt.region,
+        "reason": halt.reason,
+        "halted_at": format_instant(halt.halted_at_us),
+    }
 
 
 def _describe_stops(stops: StopsStatus) -> dict[str, object]:

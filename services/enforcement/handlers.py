@@ -45,6 +45,8 @@ class _AccountReadData(Read):
     state: AccountState
     balance_micros: Micros
     negative_since: Instant | None
+    credit_id: str | None = None
+    credit_kind: str | None = None
 
 
 class _AccountRead(Read):
@@ -71,7 +73,8 @@ def read_account(envelope: dict[str, object], regions: Mapping[str, Region]) -> 
     data = read_as(_AccountRead, envelope).data
     _check_region(data.region, regions)
     key = AccountKey(data.region, data.tenant_id)
-    return Account(key, data.account_version, data.state, data.balance_micros, data.negative_since)
+    credited = None if data.credit_id is None else f"{data.credit_kind} {data.credit_id}"
+    return Account(key, data.account_version, data.state, data.balance_micros, data.negative_since, credited)
 
 
 def read_envelope(envelope: dict[str, object], regions: Mapping[str, Region], now_us: int) -> Known | None:

@@ -10,7 +10,7 @@ import uvloop
 from fastapi import FastAPI
 
 from services.enforcement.api import create_routes
-from services.enforcement.balance_client import open_client
+from services.enforcement.clients.asking import open_client
 from services.enforcement.service import Resources, Service
 from services.enforcement.settings import Settings
 from shared.clock import Clock, open_clock
@@ -34,8 +34,12 @@ async def open_service(settings: Settings, clock: Clock) -> AsyncIterator[Servic
             partitions = await keep_topic_layout(connection, {topic.name: topic.partitions for topic in TOPICS})
         producer = await open_producer(settings.kafka_bootstrap, settings.topic_prefix + "enforcement")
         try:
-            async with open_client(settings.balance_url) as balance:
-                yield Service(settings, clock, Resources(pool, producer, balance, partitions))
+            async with (
+                open_client(settings.balance_url) as balance,
+                open_client(settings.metering_url) as metering,
+                open_client(settings.payment_url) as payment,
+            ):
+                yield Service(settings, clock, Resources(pool, producer, balance, metering, payment, partitions))
         finally:
             await producer.stop()
     finally:

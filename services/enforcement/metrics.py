@@ -11,6 +11,12 @@ STOPS_UNSENT = Gauge("tollkeeper_enforcement_unsent_stops", "Stop requests that 
 STOPS_OPEN_AGE = Gauge("tollkeeper_enforcement_oldest_open_stop_seconds", "Age of the oldest unconfirmed stop request")
 CASES = Gauge("tollkeeper_enforcement_deletion_cases", "Deletion cases by state", ["state"])
 DELETE_COMMANDS = Counter("tollkeeper_enforcement_delete_commands", "Delete commands sent, repeats included")
+DELETION_REPEATS_HELD_BACK = Counter(
+    "tollkeeper_enforcement_deletion_repeats_held_back", "Repeated delete commands that the breaker made wait"
+)
+DELETIONS_HELD_UP = Counter(
+    "tollkeeper_enforcement_deletions_held_up", "Causes that hold up all deletions of a region", ["region", "cause"]
+)
 DELETIONS_FROZEN = Counter("tollkeeper_enforcement_deletions_frozen", "Deletion cases frozen: page a person")
 CASES_OVERDUE_AGE = Gauge(
     "tollkeeper_enforcement_oldest_overdue_case_seconds",
@@ -27,4 +33,7 @@ DELETIONS_HALTED = Gauge("tollkeeper_enforcement_deletions_halted", "1 while del
 FOREIGN_EVENTS = Counter("tollkeeper_enforcement_foreign_events", "Lifecycle events about somebody else's resource")
 SWEPT_AT = Gauge("tollkeeper_enforcement_swept_at_seconds", "When the last complete sweep of balance ended, Unix time")
 SWEEP_HEALED = Counter("tollkeeper_enforcement_sweep_healed", "Accounts whose state the sweep knew better than events")
-BALANCE_FAULTS = Counter("tollkeeper_enforcement_balance_faults", "Questions that balance did not answer")
+UNANSWERED = Counter(
+    "tollkeeper_enforcement_unanswered_questions", "Questions that a neighbour did not answer", ["service"]
+)
+SWEEP_UNUSABLE = Counter("tollkeeper_enforcement_sweep_unusable", "Accounts of which balance's answer can't be used")

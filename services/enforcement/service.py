@@ -9,10 +9,13 @@ from aiokafka import AIOKafkaProducer
 from services.enforcement.app.deletions import Deletions
 from services.enforcement.app.enforce import Enforce
 from services.enforcement.app.gauges import run_gauges
+from services.enforcement.app.survey import Neighbours
 from services.enforcement.app.sweep import Sweep
 from services.enforcement.app.timers import Timers
-from services.enforcement.balance_client import BalanceClient
-from services.enforcement.loops import run_stops, run_sweep, run_timers
+from services.enforcement.clients.balance import BalanceClient
+from services.enforcement.clients.metering import MeteringClient
+from services.enforcement.clients.payment import PaymentClient
+from services.enforcement.loops import run_passes
 from services.enforcement.positions import Positions
 from services.enforcement.settings import Settings
 from shared.clock import Clock
@@ -32,6 +35,8 @@ class Resources:
     pool: Pool
     producer: AIOKafkaProducer
     balance: httpx.AsyncClient
+    metering: httpx.AsyncClient
+    payment: httpx.AsyncClient
     partitions: dict[str, int]
 
 
@@ -61,21 +66,32 @@ class Service:
             records_max=200,
             wait_ms=20,
         )
-        balance = BalanceClient(resources.balance)
-        self.sweep = Sweep(self.enforce, balance)
+        neighbours = Neighbours(
+            BalanceClient(resources.balance), MeteringClient(resources.metering), PaymentClient(resources.payment)
+        )
+        self.sweep = Sweep(self.enforce, neighbours.balance)
         self.positions = Positions(resources.pool, settings.kafka_bootstrap, settings.topic_prefix, CONSUMED)
         self.timers = Timers(self.enforce)
-        self.deletions = Deletions(self.enforce, balance, self.positions)
+        self.deletions = Deletions(self.enforce, neighbours, self.positions)
 
     def loops(self) -> dict[str, Loop]:
+        """Each kind of work has a loop of its own: none waits behind another."""
+        settings, enforce, timers = self.settings, self.enforce, self.timers
+        stop_seconds, deletion_seconds = (
+            settings.enforcement_stop_poll_seconds,
+            settings.enforcement_deletion_poll_seconds,
+        )
         return {
             "consumer": self.consumer.run,
             "relay": self.relay.run,
-            "stops": lambda: run_stops(self.enforce),
+            "parked": lambda: run_passes(enforce.apply_parked, stop_seconds),
+            "stops": lambda: run_passes(enforce.send_held_back_stops, stop_seconds),
+            "stop-repeats": lambda: run_passes(enforce.repeat_stops, stop_seconds),
             "deletions": self.deletions.run,
+            "reminders": lambda: run_passes(timers.remind_due, deletion_seconds),
+            "abandonments": lambda: run_passes(timers.abandon_expired, deletion_seconds),
+            "sweep": lambda: self.sweep.run(settings.enforcement_sweep_seconds),
             "gauges": lambda: run_gauges(self.pool, self.clock),
-            "timers": lambda: run_timers(self.timers, self.settings.enforcement_deletion_poll_seconds),
-            "sweep": lambda: run_sweep(self.sweep, self.settings.enforcement_sweep_seconds),
         }
 
     def readiness(self, problems: Callable[[], Mapping[str, str]]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from shared.settings import Region
 from shared.topics import TOPICS, ensure_topics
 from tests.conftest import MakeDatabase
 from tests.enforcement.fake_balance import FakeBalance
+from tests.enforcement.fake_neighbours import FakeMetering, FakePayment
 from tests.enforcement.world import World
 from tests.support.topics import prefix_of
 
@@ -43,8 +44,24 @@ def balance(clock: FixedClock) -> FakeBalance:
 
 
 @pytest.fixture
+def metering(clock: FixedClock) -> FakeMetering:
+    return FakeMetering(clock)
+
+
+@pytest.fixture
+def payment(clock: FixedClock) -> FakePayment:
+    return FakePayment(clock)
+
+
+@pytest.fixture
 async def open_world(
-    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str, clock: FixedClock, balance: FakeBalance
+    make_database: MakeDatabase,
+    kafka_bootstrap: str,
+    topic_prefix: str,
+    clock: FixedClock,
+    balance: FakeBalance,
+    metering: FakeMetering,
+    payment: FakePayment,
 ) -> AsyncIterator[Open]:
     """Make worlds, with settings by name; their loops run only when started."""
     await ensure_topics(kafka_bootstrap, topic_prefix)
@@ -65,13 +82,15 @@ async def open_world(
                 "enforcement_catch_up_seconds_max": 2,
             }
             settings = Settings(**{**values, **changes})  # type: ignore[arg-type]  # the test names real settings
-            return await stack.enter_async_context(_world(settings, clock, balance))
+            return await stack.enter_async_context(_world(settings, clock, balance, metering, payment))
 
         yield make
 
 
 @contextlib.asynccontextmanager
-async def _world(settings: Settings, clock: FixedClock, balance: FakeBalance) -> AsyncIterator[World]:
+async def _world(
+    settings: Settings, clock: FixedClock, balance: FakeBalance, metering: FakeMetering, payment: FakePayment
+) -> AsyncIterator[World]:
     async with contextlib.AsyncExitStack() as stack:
         pool = await open_pool(settings.enforcement_database_url, application="enforcement-test")
         stack.push_async_callback(asyncio.wait_for, pool.close(), 10)
@@ -79,8 +98,13 @@ async def _world(settings: Settings, clock: FixedClock, balance: FakeBalance) ->
             partitions = await keep_topic_layout(connection, {topic.name: topic.partitions for topic in TOPICS})
         producer = await open_producer(settings.kafka_bootstrap, settings.topic_prefix + "enforcement-test")
         stack.push_async_callback(producer.stop)
-        client = httpx.AsyncClient(transport=httpx.ASGITransport(balance.api), base_url="http://balance")
-        await stack.enter_async_context(client)
-        world = World(Service(settings, clock, Resources(pool, producer, client, partitions)), producer, clock, balance)
+        asked, metered, paid = [
+            await stack.enter_async_context(
+                httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url=f"http://{name}")
+            )
+            for name, api in (("balance", balance.api), ("metering", metering.api), ("payment", payment.api))
+        ]
+        service = Service(settings, clock, Resources(pool, producer, asked, metered, paid, partitions))
+        world = World(service, producer, clock, balance, metering, payment)
         stack.push_async_callback(world.close)
         yield world

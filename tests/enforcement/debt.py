@@ -17,7 +17,7 @@ def debtor(world: World, version: int = 2, *, key: AccountKey = ACME) -> Account
 
 async def open_debt(open_world: Open, *resource_ids: str, **changes: object) -> World:
     """A world with a simulator in which acme has resources and has just fallen below zero."""
-    values: dict[str, object] = {"runtime": "simulator", "enforcement_deletion_retry_seconds": 0.001, **changes}
+    values: dict[str, object] = {"runtime": "simulator", "enforcement_deletion_retry_seconds": 3600, **changes}
     world = await open_world(**values)
     # A topic can be there before every broker knows it; a case would wait, and so would the test.
     prefix = world.service.settings.topic_prefix
@@ -47,6 +47,11 @@ async def open_due(open_world: Open, *resource_ids: str, **changes: object) -> W
 
 
 async def examine(world: World) -> None:
-    """One pass over the due cases, after the retry pauses."""
-    world.service.deletions._retry_at.clear()
+    """One pass over the due cases, after the pauses; each is looked at once."""
+    await end_pauses(world)
+    world.service.deletions.survey.forget()
     await world.service.deletions.examine_due()
+
+
+async def end_pauses(world: World) -> None:
+    await world.execute("update deletion_case set next_look_at = 'epoch'")

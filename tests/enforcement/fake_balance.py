@@ -18,7 +18,8 @@ class FakeBalance:
     clock: FixedClock
     accounts: dict[AccountKey, Account] = field(default_factory=dict)
     streams: list[dict[str, Any]] = field(default_factory=list)
-    waiting: int = 0
+    reversed_micros: int = 0
+    nonsense: set[AccountKey] = field(default_factory=set)
     down: bool = False
     refuse_permits: bool = False
     refuse_redemptions_after: int | None = None
@@ -52,15 +53,22 @@ class FakeBalance:
         )
         page = keys[: min(2, limit)]
         more = "/".join(page[-1]) if len(keys) > len(page) else None
-        return {"accounts": [_body(self.accounts[key]) for key in page], "next": more}
+        return {"accounts": [self._body(self.accounts[key]) for key in page], "next": more}
 
     def get_account(self, region: str, tenant_id: str) -> Any:
         account = self.accounts.get(AccountKey(region, tenant_id))
-        return problem(404, "no-account", "there is no such account") if account is None else _body(account)
+        if account is None:
+            return problem(404, "no-account", "there is no such account")
+        without_micros = account.balance_micros + self.reversed_micros
+        return {**self._body(account), "balance_without_reversals_micros": without_micros}
+
+    def _body(self, account: Account) -> dict[str, Any]:
+        body = _body(account)
+        return {**body, "balance_micros": "five"} if account.key in self.nonsense else body
 
     def get_status(self) -> dict[str, Any]:
         now = format_instant(self.clock.now_us() + self.ahead_seconds * SECOND_US)
-        return {"now": now, "streams": self.streams, "waiting": self.waiting, "positions": {}, "unpublished": 0}
+        return {"now": now, "streams": self.streams, "positions": {}, "unpublished": 0}
 
     def grant(self, body: dict[str, str]) -> Any:
         key, since_us = AccountKey(body["region"], body["tenant_id"]), parse_instant(body["negative_since"])

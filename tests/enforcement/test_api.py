@@ -51,7 +51,7 @@ async def test_the_status_names_the_oldest_stop_and_why_cases_are_frozen(open_wo
     reason = "permit-refused: the account is not to be deleted"
     due_at = format_instant(START_US + GRACE_US)
     assert status["deletions"] == {
-        "halted": None,
+        "halts": [],
         "cases": {"frozen": 1},
         "overdue": 0,
         "oldest_overdue_at": None,

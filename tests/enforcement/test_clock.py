@@ -2,8 +2,8 @@
 
 import pytest
 
-from services.enforcement.balance_client import BalanceClient, RedemptionAnswer
-from services.enforcement.store.halts import resume
+from services.enforcement.clients.balance import BalanceClient, RedemptionAnswer
+from services.enforcement.store.halts import end_halts
 from shared.clock import FixedClock
 from tests.enforcement.conftest import START_US, Open
 from tests.enforcement.debt import examine, open_debt, open_due
@@ -38,7 +38,7 @@ async def test_a_jump_halts_deletions_until_an_operator_says_so(open_world: Open
     assert case["reason"].startswith("deletions wait for an operator: the clock jumped by 86")
 
     async with world.service.pool.acquire() as connection:
-        assert await resume(connection, "ops", "the clock is right", world.clock.now_us())
+        assert await end_halts(connection, "ops", "the clock is right", world.clock.now_us())
     await examine(world)
     assert await world.deleted() == ["ctr-1"]
 

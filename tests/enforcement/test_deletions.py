@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from services.enforcement.app.deletions import Deletions
-from services.enforcement.balance_client import BalanceClient, RedemptionAnswer
+from services.enforcement.app.commanding import Commanding
+from services.enforcement.clients.balance import BalanceClient, RedemptionAnswer
 from services.enforcement.positions import Ends, Positions
 from shared.clock import SECOND_US, format_instant
 from shared.topics import COMMANDS, ENFORCEMENT_EVENTS
@@ -144,7 +144,7 @@ async def test_nothing_is_deleted_while_balance_is_out_of_reach(open_world: Open
         (lambda balance: balance.set(account("ok", 9)), None),
         (lambda balance: balance.set(account("negative", 1, since_us=START_US - 1)), "an older version"),
         (lambda balance: balance.accounts.clear(), "does not know the account"),
-        (lambda balance: setattr(balance, "waiting", 1), "charges wait to be posted"),
+        (lambda balance: setattr(balance, "reversed_micros", 5), "without refunds, disputes and operators' debits"),
         (lambda balance: setattr(balance, "ahead_seconds", 3600), "clocks of balance and enforcement differ"),
         (
             lambda balance: balance.streams.extend({"shard": n, "stopped": "a gap"} for n in range(16)),
@@ -214,7 +214,7 @@ async def test_cases_that_stay_frozen_do_not_stand_in_the_way_of_others(
     open_world: Open, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.enforcement.app.deletions.CASES_MAX", 2)
-    world = await open_debt(open_world, "ctr-9", enforcement_deletion_retry_seconds=3600)
+    world = await open_debt(open_world, "ctr-9")
     for number in range(3):
         key = ACME._replace(tenant_id=f"a-{number}")
         await world.learn(debtor(world, key=key))
@@ -230,7 +230,7 @@ async def test_cases_that_stay_frozen_do_not_stand_in_the_way_of_others(
     [
         (BalanceClient, "ask_permit"),
         (BalanceClient, "redeem"),
-        (Deletions, "_command"),
+        (Commanding, "command"),
     ],
 )
 async def test_whoever_dies_after_a_step_nothing_is_commanded_unredeemed_or_twice(
@@ -239,7 +239,7 @@ async def test_whoever_dies_after_a_step_nothing_is_commanded_unredeemed_or_twic
     """The process dies right after each call of the step; the next one goes on from the database alone."""
     world = await open_due(open_world, "ctr-1", "ctr-2")
     for _ in range(3):
-        await die_after(monkeypatch, owner, name, world.service.deletions)
+        await die_after(monkeypatch, owner, name, world)
         await check_commands(world.balance, await world.sent(COMMANDS, "container.delete"))
     await examine(world)
     commands = await world.sent(COMMANDS, "container.delete")
@@ -251,7 +251,7 @@ async def test_a_command_and_the_note_of_it_are_one(open_world: Open, monkeypatc
     """The process dies between the command's row and the note, in one transaction: neither is there."""
     world = await open_due(open_world, "ctr-1")
     with monkeypatch.context() as patch:
-        patch.setattr("services.enforcement.app.deletions.mark_commanded", _die)
+        patch.setattr("services.enforcement.app.commanding.mark_commanded", _die)
         with pytest.raises(Died):
             await examine(world)
     assert await world.deleted() == []
@@ -304,7 +304,7 @@ async def _die(*_arguments: object, **_named: object) -> None:
     raise Died
 
 
-async def die_after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, deletions: Deletions) -> None:
+async def die_after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, world: World) -> None:
     step = getattr(owner, name)
 
     async def step_and_die(*arguments: object, **named: object) -> None:
@@ -313,9 +313,8 @@ async def die_after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, del
 
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, step_and_die)
-        deletions._retry_at.clear()
         try:
-            await deletions.examine_due()
+            await examine(world)
         except Died:
             return
 

@@ -13,10 +13,11 @@ import pytest
 from hypothesis import example, given, settings
 
 from services.balance.api import BalanceApi
-from services.enforcement.balance_client import BalanceClient, RedemptionAnswer
+from services.enforcement.clients.balance import BalanceClient, RedemptionAnswer
 from services.enforcement.handlers import read_account
 from services.enforcement.rules.account import Account, AccountKey
-from services.enforcement.store.cases import load_due_cases
+from services.enforcement.rules.deletion import is_due
+from services.enforcement.store.cases import load_cases
 from shared.clock import HOUR_US, FixedClock
 from shared.db import open_pool
 from shared.http import create_api
@@ -96,11 +97,12 @@ class Ledgers:
         self._pause(attempt.pause_us)
         before = await self._commanded()
         async with self.world.service.pool.acquire() as connection:
-            due = await load_due_cases(connection, self.world.clock.now_us(), 1000)
+            cases = await load_cases(connection, [self.key])
+        self.world.service.deletions.survey.forget()
         with self._between(attempt.between):
-            for case in due:
-                if case.key == self.key:
-                    await self.world.service.deletions._examine(case)
+            for case in cases:
+                if is_due(case, self.world.clock.now_us()):
+                    await self.world.service.deletions.examine(case)
         return (await self._commanded())[len(before) :]
 
     @contextmanager
@@ -118,9 +120,9 @@ class Ledgers:
             yield
 
     async def _ask(self) -> Account:
-        seen = await BalanceClient(self.world.service.deletions._balance._client).load_account(self.key)
+        seen = await self.world.service.deletions._balance.load_account(self.key)
         assert seen is not None
-        return seen
+        return seen.to_account()
 
     async def _commanded(self) -> list[str]:
         rows = await self.world.fetch(

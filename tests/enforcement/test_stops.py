@@ -37,7 +37,7 @@ async def test_an_exhausted_account_has_its_running_containers_stopped(open_worl
 
 async def test_a_stop_is_repeated_until_its_run_is_confirmed(open_world: Open) -> None:
     world = await open_world()
-    world.start("consumer", "relay", "stops")
+    world.start("consumer", "relay", "stops", "stop-repeats")
     await world.tell("container.created", "ctr-1")
     await world.tell("container.started", "ctr-1", "run-1")
     await world.tell_account(account("exhausted", 2))
@@ -81,7 +81,7 @@ async def test_a_late_stopped_of_an_old_run_does_not_confirm_the_new_one(open_wo
 
 async def test_recovery_cancels_repeats_and_starts_nothing(open_world: Open) -> None:
     world = await open_world()
-    world.start("consumer", "relay", "stops")
+    world.start("consumer", "relay", "stops", "stop-repeats")
     await world.tell("container.created", "ctr-1")
     await world.tell("container.started", "ctr-1")
     await world.tell_account(account("exhausted", 2))

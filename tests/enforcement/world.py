@@ -18,6 +18,7 @@ from services.enforcement.store.cases import describe_cases
 from shared.clock import SECOND_US, FixedClock, format_instant
 from shared.topics import ACCOUNT_EVENTS, COMMANDS, ENFORCEMENT_EVENTS, LIFECYCLE
 from tests.enforcement.fake_balance import FakeBalance
+from tests.enforcement.fake_neighbours import FakeMetering, FakePayment
 from tests.support.eventually import eventually
 
 logger = logging.getLogger(__name__)
@@ -67,10 +68,20 @@ def happened(
 class World:
     """One service with its loops, and the test's hands on everything around it."""
 
-    def __init__(self, service: Service, producer: AIOKafkaProducer, clock: FixedClock, balance: FakeBalance) -> None:
+    def __init__(
+        self,
+        service: Service,
+        producer: AIOKafkaProducer,
+        clock: FixedClock,
+        balance: FakeBalance,
+        metering: FakeMetering,
+        payment: FakePayment,
+    ) -> None:
         self.service = service
         self.clock = clock
         self.balance = balance
+        self.metering = metering
+        self.payment = payment
         self._producer = producer
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ids = 0
@@ -197,6 +208,10 @@ class World:
     async def fetch(self, query: str, *arguments: object) -> list[dict[str, Any]]:
         async with self.service.pool.acquire() as connection:
             return [dict(row) for row in await connection.fetch(query, *arguments)]
+
+    async def execute(self, statement: str, *arguments: object) -> None:
+        async with self.service.pool.acquire() as connection:
+            await connection.execute(statement, *arguments)
 
     async def commands(self) -> list[dict[str, Any]]:
         return await self.read(COMMANDS)

@@ -61,7 +61,7 @@ def deletions(cluster: Cluster) -> set[str]:
 
 
 def test_only_the_debtor_is_deleted_whoever_is_killed_on_the_way(make_cluster: MakeCluster) -> None:
-    cluster = make_cluster(names=("metering", "balance", "enforcement"))
+    cluster = make_cluster(names=("metering", "balance", "enforcement", "payment"))
     events = first_events()
     fleet = Fleet(REGIONS, make_books(START_US, 400), (), START_US, START_US)
     for book in fleet.books:
@@ -101,8 +101,8 @@ def test_only_the_debtor_is_deleted_whoever_is_killed_on_the_way(make_cluster: M
 
     # Due: the service dies with the permit in its hand, then with its redemption, then with the committed command.
     for kill in (
-        Kill("services.enforcement.balance_client:BalanceClient.ask_permit", "after"),
-        Kill("services.enforcement.balance_client:BalanceClient.redeem", "after"),
+        Kill("services.enforcement.clients.balance:BalanceClient.ask_permit", "after"),
+        Kill("services.enforcement.clients.balance:BalanceClient.redeem", "after"),
         Kill("shared.outbox:Relay._send"),
     ):
         cluster.kill("enforcement")

@@ -69,5 +69,5 @@ class ClockGuard:
 
     async def _halt(self, reason: str) -> None:
         async with transaction(self._pool) as connection:
-            if await insert_halt(connection, reason, self._clock.now_us()):
+            if await insert_halt(connection, "enforcement", None, reason, self._clock.now_us()):
                 logger.error("deletions.halted", reason=reason)

@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 
+from services.enforcement.app.isolation import Isolation
 from services.enforcement.app.unit import Fact, OutboxDays, Unit
 from services.enforcement.handlers import FutureFact, LifecycleFact, read_envelope, read_record
-from services.enforcement.rules.account import Account
+from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.settings import Settings
-from services.enforcement.store.parked import insert_parked, take_parked
+from services.enforcement.store.parked import ParkedKey, insert_parked, load_due_parked, take_parked
 from services.enforcement.store.resources import load_resources
 from services.enforcement.store.stops import StopTurn, load_due_ids, load_requests
 from shared.clock import Clock
@@ -26,6 +28,7 @@ class Enforce:
         self.clock = clock
         self.settings = settings
         self._wake_relay = wake_relay
+        self.isolation = Isolation(pool, clock)
         self._days = OutboxDays()
 
     @asynccontextmanager
@@ -80,10 +83,13 @@ class Enforce:
 
     async def _send_due_stops(self, turn: StopTurn) -> int:
         """Send up to BATCH due commands of one kind: neither kind waits behind the other, nor uses its allowance."""
+        async with transaction(self.pool) as connection:
+            due = await load_due_ids(connection, self.clock.now_us(), BATCH, turn)
+        return await self.isolation.apply("stop", due, _name_stop, partial(self._send_stops, turn))
+
+    async def _send_stops(self, turn: StopTurn, due: Sequence[tuple[AccountKey, str]]) -> int:
+        """Decide again under the accounts' locks: who recovered meanwhile is not stopped."""
         async with self.unit() as (connection, unit):
-            due = await load_due_ids(connection, unit.now_us, BATCH, turn)
-            if not due:
-                return 0
             scene = await unit.begin([key for key, _ in due])
             ids = sorted({(key.region, resource_id) for key, resource_id in due})
             scene.add_resources(await load_resources(connection, ids))
@@ -91,18 +97,27 @@ class Enforce:
             scene.touch_all()
             scene.decide_stops()
             requests = [request for request in scene.due_requests() if request.turn == turn][:BATCH]
-            granted = await unit.take_stops(turn, len(requests))
-            for request in requests[:granted]:
-                unit.send_stop(scene, request)
+            sent = await unit.send_stops(scene, turn, requests)
             await unit.save(scene)
-        return granted
+        return sent
 
     async def apply_parked(self) -> int:
-        """Apply lifecycle events whose time has come; answer how many."""
+        """Apply lifecycle events whose time has come; return how many."""
+        async with transaction(self.pool) as connection:
+            due = await load_due_parked(connection, self.clock.now_us(), BATCH)
+        return await self.isolation.apply("parked", due, " ".join, self._apply_parked)
+
+    async def _apply_parked(self, keys: Sequence[ParkedKey]) -> int:
+        """Read them again as if they came now: regions and what is known may have changed since."""
         async with self.unit() as (connection, unit):
-            envelopes = await take_parked(connection, unit.now_us, BATCH)
+            envelopes = await take_parked(connection, keys, unit.now_us)
             known = [read_envelope(envelope, self.settings.regions, unit.now_us) for envelope in envelopes]
             facts = [fact for fact in known if isinstance(fact, LifecycleFact)]
             if facts:
                 await unit.save(await unit.learn(facts))
         return len(envelopes)
+
+
+def _name_stop(due: tuple[AccountKey, str]) -> str:
+    key, resource_id = due
+    return f"{key.region}/{resource_id}"

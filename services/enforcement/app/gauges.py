@@ -5,7 +5,7 @@ from typing import get_args
 
 from services.enforcement import metrics
 from services.enforcement.rules.deletion import CaseState
-from services.enforcement.store.halts import load_halt
+from services.enforcement.store.halts import load_halts
 from services.enforcement.store.status import load_cases_status, load_stops_status
 from shared.clock import SECOND_US, Clock
 from shared.db import Pool, transaction
@@ -24,7 +24,7 @@ async def refresh_gauges(pool: Pool, now_us: int) -> None:
     async with transaction(pool) as connection:
         stops = await load_stops_status(connection)
         cases = await load_cases_status(connection, now_us)
-        halted = await load_halt(connection)
+        halts = await load_halts(connection)
     oldest_us = stops.oldest_requested_at_us
     metrics.STOPS_OPEN.set(stops.open)
     metrics.STOPS_UNSENT.set(stops.unsent)
@@ -34,4 +34,4 @@ async def refresh_gauges(pool: Pool, now_us: int) -> None:
     overdue_us = cases.oldest_overdue_at_us
     metrics.CASES_OVERDUE_AGE.set(0 if overdue_us is None else (now_us - overdue_us) / SECOND_US)
     metrics.DELETIONS_UNCONFIRMED.set(cases.unconfirmed)
-    metrics.DELETIONS_HALTED.set(halted is not None)
+    metrics.DELETIONS_HALTED.set(bool(halts))

@@ -59,16 +59,16 @@ class Scene:
 
     def learn_account(self, seen: Account, grace: Grace) -> bool:
         """Take in what balance says, if it is news, and follow it with the account's deletion case."""
-        if learn_account(self.accounts[seen.key], seen) is not seen:
+        before = self.accounts[seen.key]
+        if learn_account(before, seen) is not seen:
             return False
         self.accounts[seen.key] = seen
         self.changed_accounts.add(seen.key)
         current = next((case for case in self._cases.values() if case.key == seen.key and case.is_open), None)
-        decision = follow_account(current, seen, grace, self.now_us)
+        decision = follow_account(current, before, seen, grace, self.now_us)
         if decision.cancel is not None:
-            cancelled = replace(decision.cancel, state="cancelled", reason="the account was at or above zero")
-            self.change_case(cancelled)
-            self.messages.append(self.make.case_event("deletion.cancelled", self._cases[cancelled.case_id]))
+            cancelled = self.change_case(decision.cancel)
+            self.messages.append(self.make.case_event("deletion.cancelled", cancelled, cancelled.reason))
         if decision.schedule is not None:
             self._schedule(decision.schedule)
         return True
@@ -79,9 +79,11 @@ class Scene:
         if before is not None and before.state == "done":
             return
         if before is not None:
-            # What was told of it once is not told again.
+            # What was published of it once is not published again.
             case = replace(
                 case,
+                began_at_us=max(case.began_at_us, before.began_at_us),
+                due_at_us=max(case.due_at_us, before.due_at_us),
                 changes=before.changes,
                 remind_at_us=before.remind_at_us,
                 reminded_at_us=before.reminded_at_us,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TypeGuard
 
 from services.enforcement import metrics
@@ -82,22 +83,29 @@ class Unit:
 
     async def send_first_stops(self, scene: Scene) -> None:
         """Send the first command of each opened request, as far as the breaker allows; the others wait, due."""
-        granted = await self.take_stops("first", len(scene.opened))
-        for request in scene.opened[:granted]:
-            self.send_stop(scene, request)
+        await self.send_stops(scene, "first", scene.opened)
         self.on_commit(lambda: metrics.STOPS_REQUESTED.inc(len(scene.opened)))
 
-    async def take_stops(self, turn: StopTurn, wanted: int) -> int:
-        """How many of `wanted` commands of a kind may be sent in this minute."""
+    async def send_stops(self, scene: Scene, turn: StopTurn, requests: Sequence[StopRequest]) -> int:
+        """Send what the breaker of each region allows in this minute; return how many were sent."""
         name, most = {
             "first": ("stops", self._settings.enforcement_stops_per_minute_max),
             "repeat": ("stop_repeats", self._settings.enforcement_stop_repeats_per_minute_max),
         }[turn]
-        granted = await take_allowance(self._connection, name, self.now_us, MINUTE_US, wanted, most)
-        if granted < wanted:
-            logger.error("stops.held_back", turn=turn, waiting=wanted - granted, per_minute_max=most)
-            self.on_commit(lambda: metrics.STOPS_HELD_BACK.inc(wanted - granted))
-        return granted
+        sent = 0
+        for region in sorted({request.key.region for request in requests}):
+            wanted = [request for request in requests if request.key.region == region]
+            granted = await take_allowance(
+                self._connection, f"{name}/{region}", self.now_us, MINUTE_US, len(wanted), most
+            )
+            for request in wanted[:granted]:
+                self.send_stop(scene, request)
+            sent += granted
+            if granted < len(wanted):
+                waiting = len(wanted) - granted
+                logger.error("stops.held_back", turn=turn, region=region, waiting=waiting, per_minute_max=most)
+                self.on_commit(partial(metrics.STOPS_HELD_BACK.inc, waiting))
+        return sent
 
     def send_stop(self, scene: Scene, request: StopRequest) -> None:
         scene.send_stop(request, self._settings.enforcement_stop_expiry_seconds, self._settings.backoff)

@@ -56,8 +56,9 @@ create table deletion_case (
   tenant_id text not null,
   negative_since timestamptz not null,
   opened_at timestamptz not null,
+  began_at timestamptz not null,   -- the grace period runs from here to due_at: negative_since, or later where reopened
   due_at timestamptz not null,
-  remind_at timestamptz not null,
+  remind_at timestamptz,           -- the next reminder; null after the last
   reminded_at timestamptz,
   state text not null check (state in ('scheduled', 'plan', 'frozen', 'carrying_out', 'cancelled', 'done')),
   reason text,
@@ -65,12 +66,14 @@ create table deletion_case (
   permit_expires_at timestamptz,
   evidence jsonb not null default '{}',
   changed_at timestamptz not null,
-  changes int not null default 0   -- raised by each event of the case, so that event ids are derived and unique
+  changes int not null default 0,  -- raised by each event of the case, so that event ids are derived and unique
+  next_look_at timestamptz not null default 'epoch',  -- PostgreSQL's time: claimed or examined until then, by anybody
+  looks int not null default 0     -- how often it was looked at in vain since its last change
 );
 create unique index deletion_case_open on deletion_case (region, tenant_id) where state not in ('cancelled', 'done');
 create index deletion_case_due on deletion_case (due_at) where state not in ('cancelled', 'done', 'plan');
 create index deletion_case_remind on deletion_case (remind_at)
-  where reminded_at is null and state not in ('cancelled', 'done');
+  where remind_at is not null and state not in ('cancelled', 'done');
 
 create table deletion_target (
   case_id text not null references deletion_case,
@@ -81,12 +84,24 @@ create table deletion_target (
   redeemed_at timestamptz,
   commanded_at timestamptz,
   command_expires_at timestamptz,
+  next_command_at timestamptz,     -- the next command comes no sooner; null: none was given yet
   commands int not null default 0,
   done_at timestamptz,
   abandoned_at timestamptz,
   primary key (case_id, resource_id)
 );
 create index deletion_target_open on deletion_target (region, resource_id) where done_at is null;
+-- Commands of cases that have ended, until their resource is gone or the deletion is given up.
+create index deletion_target_unconfirmed on deletion_target (command_expires_at)
+  where command_expires_at is not null and done_at is null and abandoned_at is null;
+
+-- What holds up the deletions of a region, so that a person is paged once for it and not once per case.
+create table doubt (
+  region text not null,
+  cause text not null,
+  seen_at timestamptz not null,    -- PostgreSQL's time
+  primary key (region, cause)
+);
 
 -- Lifecycle events from beyond the present, kept until the clock reaches them.
 create table parked_event (
@@ -100,24 +115,42 @@ create table parked_event (
 );
 create index parked_event_due on parked_event (due_at) where applied_at is null;
 
--- How much of an allowance was used in a window of time: bounds what a mistake can do.
+-- How much of an allowance was used in a window of time: bounds what a mistake can do. Windows of the past are removed.
 create table breaker (
-  name text not null,
+  name text not null,              -- what is bounded, and the region
   window_started_at timestamptz not null,
   used int not null,
   primary key (name, window_started_at)
 );
 
--- Deletions wait for an operator while a row is open.
+-- Deletions wait for an operator while a row of their region, or of all regions, is open.
 create table halt (
   halt_id bigint generated always as identity primary key,
+  service text not null,           -- whose trouble it is
+  region text,                     -- null: every region
   reason text not null,
   halted_at timestamptz not null,
   resumed_at timestamptz,
   resumed_by text,
   resume_reason text
 );
-create unique index halt_open on halt ((true)) where resumed_at is null;
+create unique index halt_open on halt (service, coalesce(region, '')) where resumed_at is null;
+
+-- The latest instant at which the service ran: a clock that is far from it at start is believed by nobody.
+create table clock_mark (
+  only_row boolean primary key default true check (only_row),
+  seen_at timestamptz not null
+);
+
+-- Processes take turns at the sweep.
+create table sweep_turn (
+  only_row boolean primary key default true check (only_row),
+  next_at timestamptz not null default 'epoch',  -- PostgreSQL's time
+  swept_at timestamptz             -- when the last complete sweep began, by the clock
+);
+insert into sweep_turn default values;
 
 grant select, insert, update on enforced_account, resource, stop_request, deletion_case, deletion_target, parked_event,
-  breaker, halt to tollkeeper_app;
+  breaker, halt, clock_mark, doubt to tollkeeper_app;
+grant select, update on sweep_turn to tollkeeper_app;
+grant delete on breaker to tollkeeper_app;

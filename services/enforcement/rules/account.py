@@ -1,6 +1,6 @@
 """What enforcement knows of an account. A version orders what balance said, however it arrived."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -13,13 +13,17 @@ class AccountKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account as of `version` of balance; version 0 with state "unknown" is one that balance never spoke of."""
+    """An account as of `version` of balance; version 0 with state "unknown" is one that balance never spoke of.
+
+    `credited` names the credit that raised the event, where one did; it is not kept.
+    """
 
     key: AccountKey
     version: int = 0
     state: str = "unknown"
     balance_micros: int = 0
     negative_since_us: int | None = None
+    credited: str | None = field(default=None, compare=False)
 
     @property
     def must_stop(self) -> bool:

@@ -32,22 +32,37 @@ async def load_case(connection: Connection, case_id: str) -> Case | None:
     return None if row is None else _case(row)
 
 
-async def load_due_cases(connection: Connection, now_us: int, limit: int, *, but: Sequence[str] = ()) -> list[Case]:
-    """Open cases at or past their due time that are no mere plan, the longest due first; without a lock.
+async def claim_due_case(connection: Connection, now_us: int, lease_seconds: float) -> tuple[Case, int] | None:
+    """Claim the case that is due for the longest, of those that nobody looks at: with how often it was in vain so far.
 
-    Those named by `but` are left out: a case that stays frozen must not stand in the way of the others.
+    A claim ends by itself: other processes look at the case again if this one is frozen or dies. Left out are mere
+    plans, cases looked at within their pause, and cases set aside.
     """
-    rows = await connection.fetch(
+    row = await connection.fetchrow(
         f"""
-        select {_COLUMNS} from deletion_case c
-        where due_at <= $1 and state not in ('cancelled', 'done', 'plan') and case_id <> all($3::text[])
-        order by due_at, case_id limit $2
+        update deletion_case c set next_look_at = clock_timestamp() + make_interval(secs => $2)
+        where c.case_id = (
+          select case_id from deletion_case d
+          where due_at <= $1 and state not in ('cancelled', 'done', 'plan') and next_look_at <= clock_timestamp()
+            and not exists (select from set_aside s where (s.kind, s.item) = ('deletion', d.case_id) and s.next_at > $1)
+          order by due_at, case_id limit 1 for update skip locked)
+        returning {_COLUMNS}, c.looks
         """,  # noqa: S608 - the columns are constant
         now_us,
-        limit,
-        list(but),
+        lease_seconds,
     )
-    return [_case(row) for row in rows]
+    return None if row is None else (_case(row), row["looks"])
+
+
+async def pause_case(connection: Connection, case_id: str, looks: int, pause_seconds: float) -> None:
+    """End a claim: the case is looked at again after a pause; `looks` is how often it was in vain."""
+    await connection.execute(
+        "update deletion_case set next_look_at = clock_timestamp() + make_interval(secs => $2), looks = $3 "
+        "where case_id = $1",
+        case_id,
+        pause_seconds,
+        looks,
+    )
 
 
 async def load_cases_to_remind(connection: Connection, now_us: int, limit: int) -> list[Case]:
@@ -56,6 +71,7 @@ async def load_cases_to_remind(connection: Connection, now_us: int, limit: int) 
         f"""
         select {_COLUMNS} from deletion_case c
         where remind_at <= $1 and due_at > $1 and state not in ('cancelled', 'done')
+          and not exists (select from set_aside s where (s.kind, s.item) = ('reminder', c.case_id) and s.next_at > $1)
         order by remind_at, case_id limit $2
         """,  # noqa: S608 - the columns are constant
         now_us,
@@ -68,17 +84,19 @@ async def save_cases(connection: Connection, cases: Sequence[Case], now_us: int)
     """Write cases in the order given: an account's old case must be closed before its new one opens."""
     await connection.executemany(
         """
-        insert into deletion_case (case_id, region, tenant_id, negative_since, opened_at, due_at, remind_at,
+        insert into deletion_case (case_id, region, tenant_id, negative_since, opened_at, began_at, due_at, remind_at,
           reminded_at, state, reason, permit_id, permit_expires_at, changed_at, changes)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $5, $13)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $5, $14)
         on conflict (case_id) do update
-        set due_at = excluded.due_at, remind_at = excluded.remind_at, reminded_at = excluded.reminded_at,
-            state = excluded.state, reason = excluded.reason, permit_id = excluded.permit_id,
-            permit_expires_at = excluded.permit_expires_at, changed_at = excluded.changed_at, changes = excluded.changes
+        set began_at = excluded.began_at, due_at = excluded.due_at, remind_at = excluded.remind_at,
+            reminded_at = excluded.reminded_at, state = excluded.state, reason = excluded.reason,
+            permit_id = excluded.permit_id, permit_expires_at = excluded.permit_expires_at,
+            changed_at = excluded.changed_at, changes = excluded.changes
         """,
         [
             (
-                *(case.case_id, *case.key, case.negative_since_us, now_us, case.due_at_us, case.remind_at_us),
+                *(case.case_id, *case.key, case.negative_since_us, now_us, case.began_at_us, case.due_at_us),
+                case.remind_at_us,
                 *(
                     case.reminded_at_us,
                     case.state,
@@ -134,9 +152,18 @@ async def describe_cases(
     ]
 
 
-_INSTANTS = ("negative_since", "opened_at", "due_at", "remind_at", "reminded_at", "changed_at", "permit_expires_at")
-_COLUMNS = """c.case_id, c.region, c.tenant_id, c.negative_since, c.due_at, c.remind_at, c.reminded_at, c.state,
-  c.reason, c.permit_id, c.permit_expires_at, c.changes"""
+_INSTANTS = (
+    "negative_since",
+    "opened_at",
+    "began_at",
+    "due_at",
+    "remind_at",
+    "reminded_at",
+    "changed_at",
+    "permit_expires_at",
+)
+_COLUMNS = """c.case_id, c.region, c.tenant_id, c.negative_since, c.began_at, c.due_at, c.remind_at, c.reminded_at,
+  c.state, c.reason, c.permit_id, c.permit_expires_at, c.changes"""
 
 
 def _instant(instant_us: int | None) -> str | None:
@@ -147,6 +174,7 @@ def _case(row: asyncpg.Record) -> Case:
     return Case(
         AccountKey(row["region"], row["tenant_id"]),
         row["negative_since"],
+        row["began_at"],
         row["due_at"],
         row["remind_at"],
         row["state"],

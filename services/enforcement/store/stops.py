@@ -63,8 +63,10 @@ async def load_due_ids(connection: Connection, now_us: int, limit: int, turn: St
     """Whose open requests are due to be sent, without a lock: (account, resource_id), the longest due first."""
     rows = await connection.fetch(
         """
-        select region, tenant_id, resource_id from stop_request
+        select region, tenant_id, resource_id from stop_request r
         where ended_at is null and next_attempt_at <= $1 and (next_attempt_at = requested_at) = $3
+          and not exists (select from set_aside s
+            where (s.kind, s.item) = ('stop', r.region || '/' || r.resource_id) and s.next_at > $1)
         order by next_attempt_at limit $2
         """,
         now_us,

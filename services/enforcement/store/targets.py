@@ -12,15 +12,20 @@ from shared.db import Connection
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One resource to delete. `commands` were sent so far, the last is valid until `command_expires_at_us`."""
+    """One resource to delete. `commands` were sent so far; the next is due at `next_command_at_us`, None: at once."""
 
     account: AccountKey
     case_id: str
     resource_id: str
     family: Family
     commands: int
-    command_expires_at_us: int | None
+    next_command_at_us: int | None
     done_at_us: int | None
+
+    def is_due(self, now_us: int) -> bool:
+        """Not gone, and not within the pause after its last command."""
+        due = self.next_command_at_us is None or self.next_command_at_us <= now_us
+        return self.done_at_us is None and due
 
 
 async def insert_targets(connection: Connection, case_id: str, resources: Sequence[Resource]) -> None:
@@ -46,13 +51,41 @@ async def load_targets(connection: Connection, case_id: str) -> list[Target]:
     return [_target(row) for row in rows]
 
 
+async def lock_target(connection: Connection, case_id: str, resource_id: str) -> Target | None:
+    """A target as it is now; the caller holds its account."""
+    row = await connection.fetchrow(
+        f"select {_COLUMNS} where t.case_id = $1 and t.resource_id = $2 for update of t",
+        case_id,
+        resource_id,
+    )
+    return None if row is None else _target(row)
+
+
+async def hold_back(connection: Connection, target: Target, until_us: int) -> None:
+    """Give no command for a target before an instant."""
+    await connection.execute(
+        "update deletion_target set next_command_at = $3 where case_id = $1 and resource_id = $2",
+        target.case_id,
+        target.resource_id,
+        until_us,
+    )
+
+
 async def mark_commanded(
-    connection: Connection, target: Target, permit_id: str, *, redeemed_at_us: int, now_us: int, expires_at_us: int
+    connection: Connection,
+    target: Target,
+    permit_id: str,
+    *,
+    redeemed_at_us: int,
+    now_us: int,
+    expires_at_us: int,
+    next_command_at_us: int,
 ) -> None:
+    """Note one command more, and when the next may come."""
     await connection.execute(
         """
         update deletion_target set permit_id = $3, redeemed_at = $4, commanded_at = $5, command_expires_at = $6,
-          commands = commands + 1, abandoned_at = null
+          next_command_at = $7, commands = commands + 1, abandoned_at = null
         where case_id = $1 and resource_id = $2
         """,
         target.case_id,
@@ -61,6 +94,7 @@ async def mark_commanded(
         redeemed_at_us,
         now_us,
         expires_at_us,
+        next_command_at_us,
     )
 
 
@@ -81,7 +115,7 @@ async def mark_done(connection: Connection, ids: Sequence[tuple[str, str]], now_
     return sorted({row["case_id"] for row in rows})
 
 
-async def load_targets_to_abandon(connection: Connection, before_us: int, limit: int) -> list[Target]:
+async def load_targets_to_abandon(connection: Connection, before_us: int, now_us: int, limit: int) -> list[Target]:
     """Targets of cancelled cases whose last command expired unconfirmed by `before_us`: nobody will delete them now.
 
     One that a later case has commanded again is that case's; without a lock.
@@ -90,11 +124,14 @@ async def load_targets_to_abandon(connection: Connection, before_us: int, limit:
         f"""
         select {_COLUMNS}
         where c.state = 'cancelled' and t.command_expires_at <= $1 and t.done_at is null and t.abandoned_at is null
+          and not exists (select from set_aside s
+            where (s.kind, s.item) = ('abandonment', t.case_id || ' ' || t.resource_id) and s.next_at > $2)
           and not exists (select from deletion_target later where later.done_at is null
             and (later.region, later.resource_id) = (t.region, t.resource_id) and later.commanded_at > t.commanded_at)
-        order by t.case_id, t.resource_id limit $2
+        order by t.case_id, t.resource_id limit $3
         """,  # noqa: S608 - the columns are constant
         before_us,
+        now_us,
         limit,
     )
     return [_target(row) for row in rows]
@@ -114,7 +151,7 @@ async def mark_abandoned(connection: Connection, target: Target, now_us: int) ->
     return status == "UPDATE 1"
 
 
-_COLUMNS = """c.region, c.tenant_id, t.case_id, t.resource_id, t.family, t.commands, t.command_expires_at, t.done_at
+_COLUMNS = """c.region, c.tenant_id, t.case_id, t.resource_id, t.family, t.commands, t.next_command_at, t.done_at
   from deletion_target t join deletion_case c using (case_id)"""
 
 
@@ -125,6 +162,6 @@ def _target(row: asyncpg.Record) -> Target:
         row["resource_id"],
         row["family"],
         row["commands"],
-        row["command_expires_at"],
+        row["next_command_at"],
         row["done_at"],
     )

@@ -14,15 +14,14 @@ from services.balance.rules.crossing import Movement, Standing, cross
 from services.balance.rules.permits import Debtor, Permit, check_grant, check_redemption
 from services.enforcement.rules import deletion
 from services.enforcement.rules.account import Account, AccountKey, learn_account
-from services.enforcement.rules.deletion import (
-    Case,
-    CaseDecision,
+from services.enforcement.rules.deletion import Case, CaseDecision, Grace, follow_account, is_due, remind
+from services.enforcement.rules.guards import (
+    BalanceSeen,
     Evidence,
-    Grace,
+    MeteringSeen,
+    PaymentsSeen,
+    bounds_of,
     find_objections,
-    follow_account,
-    is_due,
-    remind,
 )
 from shared.clock import MINUTE_US, SECOND_US
 from shared.errors import Refusal
@@ -65,10 +64,11 @@ class Pair:
             seen = self.told[index]
         else:
             return
-        if learn_account(self.known, seen) is not seen:
+        before = self.known
+        if learn_account(before, seen) is not seen:
             return
         self.known = seen
-        decision = deletion.follow_account(self.case, seen, GRACE, self.now_us)
+        decision = deletion.follow_account(self.case, before, seen, GRACE, self.now_us)
         if decision.cancel is not None:
             self.case = None
         if decision.schedule is not None:
@@ -80,8 +80,7 @@ class Pair:
         case = self.case
         if case is None or not is_due(case, self.now_us):
             return
-        evidence = Evidence(self.now_us, _account(self.standing), self.known.version, self.now_us, None, 0, 0)
-        if find_objections(case, evidence, skew_seconds_max=60):
+        if find_objections(case, self._look(), bounds_of(60, 300)):
             return
         try:
             check_grant(self._debtor(), case.negative_since_us, case.due_at_us, GRACE_US, self.now_us)
@@ -93,6 +92,19 @@ class Pair:
             return
         if self.known.is_negative and self.known.negative_since_us == case.negative_since_us:
             self.commanded.append(self.now_us)
+
+    def _look(self) -> Evidence:
+        """Evidence in which everything but the account agrees."""
+        return Evidence(
+            self.now_us,
+            _account(self.standing),
+            self.known.version,
+            self.standing.balance_micros,
+            BalanceSeen(self.now_us, 0, None),
+            MeteringSeen(self.now_us, 0, self.now_us, None),
+            PaymentsSeen(self.now_us, ()),
+            0,
+        )
 
     def _remind(self) -> None:
         reminder = None if self.case is None else remind(self.case, GRACE, self.now_us)
@@ -158,11 +170,11 @@ def test_who_was_below_zero_for_the_whole_grace_period_is_deleted_once_everythin
     assert (len(pair.commanded) > before) == expected
 
 
-def _keep_first_since(case: Case | None, account: Account, grace: Grace, now_us: int) -> CaseDecision:
+def _keep_first_since(case: Case | None, before: Account, seen: Account, grace: Grace, now_us: int) -> CaseDecision:
     """A planted bug: only null cancels, so a time that began again goes on with the old one."""
-    if case is not None and account.negative_since_us is not None:
+    if case is not None and seen.negative_since_us is not None:
         return CaseDecision()
-    return follow_account(case, account, grace, now_us)
+    return follow_account(case, before, seen, grace, now_us)
 
 
 def test_the_enumeration_sees_a_timer_that_does_not_begin_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,37 @@
+"""Questions to metering: how far everything is charged."""
+
+import httpx
+
+from services.enforcement.clients.asking import Answer, Asker
+from services.enforcement.rules.guards import MeteringSeen
+from shared.events.cloudevents import Instant
+
+
+class _ShardStatus(Answer):
+    shard: int
+    seq: int
+    through: Instant
+
+
+class MeteringStatus(Answer):
+    """`through` never passes what metering has read (`read_until`): a shard that is charged is read."""
+
+    now: Instant
+    halted: str | None
+    shards: list[_ShardStatus]
+
+    def seen_of(self, shard: int) -> MeteringSeen | None:
+        """How it stands with a shard; None where metering does not name it."""
+        found = next((item for item in self.shards if item.shard == shard), None)
+        return None if found is None else MeteringSeen(self.now, found.seq, found.through, self.halted)
+
+
+class MeteringClient:
+    """`client` has metering's address as its base."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self._asker = Asker("metering", client)
+
+    async def load_status(self) -> MeteringStatus:
+        """Raises OutOfReachError."""
+        return await self._asker.ask(MeteringStatus, "GET", "/v1/status")

@@ -1,0 +1,70 @@
+"""A metering and a payment that the test plays."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import FastAPI, Response
+
+from services.enforcement.rules.account import AccountKey
+from shared.clock import SECOND_US, FixedClock, format_instant
+
+SHARDS = 16
+
+
+@dataclass
+class _Fake:
+    """`down` makes every question fail; `ahead_seconds` is how far its clock is ahead."""
+
+    clock: FixedClock
+    down: bool = False
+    ahead_seconds: int = 0
+    asked: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.api = FastAPI()
+        self.api.middleware("http")(self._fail_when_down)
+
+    async def _fail_when_down(self, request: Any, call_next: Any) -> Any:
+        self.asked.append(f"{request.method} {request.url.path}")
+        return Response(status_code=503) if self.down else await call_next(request)
+
+    @property
+    def now(self) -> str:
+        return format_instant(self.clock.now_us() + self.ahead_seconds * SECOND_US)
+
+
+@dataclass
+class FakeMetering(_Fake):
+    """Charges everything `lag_seconds` after it happened."""
+
+    lag_seconds: int = 5
+    seq: int = 0
+    halted: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.api.get("/v1/status")(self.get_status)
+
+    def get_status(self) -> dict[str, Any]:
+        through = format_instant(self.clock.now_us() - self.lag_seconds * SECOND_US)
+        shards = [{"shard": shard, "seq": self.seq, "through": through} for shard in range(SHARDS)]
+        return {"now": self.now, "halted": self.halted, "through": through, "shards": shards}
+
+
+@dataclass
+class FakePayment(_Fake):
+    """`open` lists what may still become a credit of an account."""
+
+    open: dict[AccountKey, list[dict[str, Any]]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.api.get("/v1/status")(lambda: {"now": self.now})
+        self.api.get("/v1/accounts/{region}/{tenant_id}/open-payments")(self.list_open)
+
+    def list_open(self, region: str, tenant_id: str) -> dict[str, Any]:
+        return {"now": self.now, "open_payments": self.open.get(AccountKey(region, tenant_id), [])}
+
+    def add(self, key: AccountKey, kind: str, item_id: str, state: str, *, attempted: bool) -> None:
+        item = {"kind": kind, "id": item_id, "state": state, "attempted": attempted, "since": self.now}
+        self.open.setdefault(key, []).append(item)

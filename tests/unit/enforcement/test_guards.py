@@ -1,0 +1,196 @@
+"""Each guard of a deletion by itself: all the others agree to delete, and without it nothing would have stopped it."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from services.enforcement.rules import guards
+from services.enforcement.rules.account import Account, AccountKey
+from services.enforcement.rules.deletion import Case
+from services.enforcement.rules.guards import (
+    COMMAND_GUARDS,
+    GUARDS,
+    UNATTEMPTED_DELAY_US,
+    BalanceSeen,
+    Evidence,
+    MeteringSeen,
+    OpenPayment,
+    Order,
+    PaymentsSeen,
+    bounds_of,
+    find_command_objection,
+    find_objections,
+)
+from shared.clock import HOUR_US, SECOND_US
+
+ACME = AccountKey("vn", "acme")
+SINCE_US = 1_000 * HOUR_US
+DUE_US = SINCE_US + 24 * HOUR_US
+NOW_US = DUE_US + HOUR_US
+BOUNDS = bounds_of(60, 300)
+LAG_US, SKEW_US = BOUNDS.lag_us_max, BOUNDS.skew_us_max
+
+CASE = Case(ACME, SINCE_US, SINCE_US, DUE_US)
+DEBTOR = Account(ACME, 7, "negative", -5, SINCE_US)
+BALANCE = BalanceSeen(NOW_US, 3, None)
+METERING = MeteringSeen(NOW_US, 3, NOW_US - LAG_US, None)
+PAYMENTS = PaymentsSeen(NOW_US, ())
+AGREED = Evidence(NOW_US, DEBTOR, 7, -1, BALANCE, METERING, PAYMENTS, 0, ())
+
+
+def account(**changes: object) -> Callable[[Evidence], Evidence]:
+    return lambda evidence: replace(evidence, account=replace(DEBTOR, **changes))  # type: ignore[arg-type]
+
+
+def balance(**changes: object) -> Callable[[Evidence], Evidence]:
+    return lambda evidence: replace(evidence, balance=replace(BALANCE, **changes))  # type: ignore[arg-type]
+
+
+def metering(**changes: object) -> Callable[[Evidence], Evidence]:
+    return lambda evidence: replace(evidence, metering=replace(METERING, **changes))  # type: ignore[arg-type]
+
+
+def payments(**changes: object) -> Callable[[Evidence], Evidence]:
+    return lambda evidence: replace(evidence, payments=replace(PAYMENTS, **changes))  # type: ignore[arg-type]
+
+
+def evidence(**changes: object) -> Callable[[Evidence], Evidence]:
+    return lambda seen: replace(seen, **changes)  # type: ignore[arg-type]
+
+
+DOUBTS: list[tuple[str, Callable[[Evidence], Evidence]]] = [
+    ("halted", evidence(halts=("metering was restored",))),
+    ("unseen", evidence(unseen_records=1)),
+    ("unseen", evidence(unseen_records=None)),
+    ("balance-clock", evidence(balance=None)),
+    ("balance-clock", balance(now_us=NOW_US + SKEW_US + 1)),
+    ("balance-clock", balance(now_us=NOW_US - SKEW_US - 1)),
+    ("posting-stopped", balance(stopped="batch 3 came again with other contents")),
+    ("posting-lag", balance(seq=2)),
+    ("metering-clock", evidence(metering=None)),
+    ("metering-clock", metering(now_us=NOW_US - SKEW_US - 1)),
+    ("metering-halted", metering(halted="the clock jumped")),
+    ("metering-lag", metering(through_us=NOW_US - LAG_US - 1)),
+    ("payment-clock", evidence(payments=None)),
+    ("payment-clock", payments(now_us=NOW_US - SKEW_US - 1)),
+    ("open-payments", payments(open=(OpenPayment("payment stripe:pi_1", attempted=True),))),
+    ("open-payments", payments(open=(OpenPayment("order ord-1", attempted=False),))),
+    ("account", evidence(account=None)),
+    ("version", evidence(known_version=8)),
+    ("state", account(state="ok")),
+    ("state", account(state="exhausted")),
+    ("balance", account(balance_micros=0)),
+    ("balance", account(balance_micros=1)),
+    ("since", account(negative_since_us=SINCE_US + 1)),
+    ("since", account(negative_since_us=None)),
+    ("own-use", evidence(without_reversals_micros=0)),
+    ("own-use", evidence(without_reversals_micros=None)),
+]
+CASES: list[tuple[str, Case]] = [
+    ("due", replace(CASE, due_at_us=NOW_US + 1)),
+    ("due", replace(CASE, state="cancelled")),
+]
+
+
+def objections(case: Case, seen: Evidence) -> list[str]:
+    return [objection.guard for objection in find_objections(case, seen, BOUNDS)]
+
+
+def switch_off(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """A planted bug: the guard never objects."""
+    monkeypatch.setattr(guards, "GUARDS", tuple(guard for guard in GUARDS if guard.name != name))
+    left = tuple(guard for guard in COMMAND_GUARDS if guard.name != name)
+    monkeypatch.setattr(guards, "COMMAND_GUARDS", left)
+
+
+def test_evidence_that_agrees_up_to_every_bound_deletes() -> None:
+    assert objections(CASE, AGREED) == []
+    late = replace(AGREED, asked_at_us=DUE_US + UNATTEMPTED_DELAY_US)
+    for seen in (BALANCE, METERING, PAYMENTS):
+        assert abs(seen.now_us - late.asked_at_us) > SKEW_US
+    late = replace(
+        late,
+        balance=replace(BALANCE, now_us=late.asked_at_us - SKEW_US),
+        metering=replace(METERING, now_us=late.asked_at_us + SKEW_US, through_us=late.asked_at_us - LAG_US),
+        payments=PaymentsSeen(late.asked_at_us, (OpenPayment("order ord-1", attempted=False),)),
+    )
+    assert objections(CASE, late) == [], "an order that nobody tried to pay delays two hours at most"
+
+
+def test_every_guard_has_its_doubt() -> None:
+    assert {name for name, _ in DOUBTS} | {name for name, _ in CASES} == {guard.name for guard in GUARDS}
+    assert {name for name, _ in REFUSALS} == {guard.name for guard in COMMAND_GUARDS}
+
+
+@pytest.mark.parametrize(("name", "spoil"), DOUBTS)
+def test_each_guard_alone_keeps_everything(
+    name: str, spoil: Callable[[Evidence], Evidence], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert objections(CASE, spoil(AGREED)) == [name]
+    switch_off(monkeypatch, name)
+    assert objections(CASE, spoil(AGREED)) == [], "only this guard saw it"
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_a_case_that_is_not_due_alone_keeps_everything(name: str, case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert objections(case, AGREED) == [name]
+    switch_off(monkeypatch, name)
+    assert objections(case, AGREED) == []
+
+
+def test_nothing_known_is_objected_to_by_everybody_who_asks() -> None:
+    assert set(objections(CASE, Evidence(NOW_US))) == {
+        "unseen",
+        "balance-clock",
+        "metering-clock",
+        "payment-clock",
+        "account",
+        "own-use",
+    }
+
+
+ORDER = Order(CASE, CASE, DEBTOR, False, NOW_US, NOW_US + SECOND_US, (), NOW_US)
+REFUSALS: list[tuple[str, Order]] = [
+    ("case", replace(ORDER, case=None)),
+    ("case", replace(ORDER, case=replace(CASE, state="cancelled"))),
+    ("due", replace(ORDER, case=replace(CASE, due_at_us=NOW_US + 1))),
+    ("negative", replace(ORDER, account=replace(DEBTOR, balance_micros=0))),
+    ("negative", replace(ORDER, account=replace(DEBTOR, state="ok"))),
+    ("since", replace(ORDER, account=replace(DEBTOR, negative_since_us=SINCE_US + 1))),
+    ("done", replace(ORDER, is_done=True)),
+    ("commanded", replace(ORDER, next_command_at_us=NOW_US + 1)),
+    ("redemption", replace(ORDER, redemption_expires_at_us=NOW_US)),
+    ("halted", replace(ORDER, halts=("balance was restored",))),
+]
+
+
+def test_an_order_that_everything_agrees_to_is_given() -> None:
+    assert find_command_objection(ORDER) is None
+    assert find_command_objection(replace(ORDER, next_command_at_us=None)) is None
+
+
+@pytest.mark.parametrize(("name", "order"), REFUSALS)
+def test_each_guard_alone_holds_back_a_command(name: str, order: Order, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = find_command_objection(order)
+    assert found is not None
+    assert (found.guard, found.of_target) == (name, name in {"done", "commanded"})
+    switch_off(monkeypatch, name)
+    assert find_command_objection(order) is None, "only this guard saw it"
+
+
+@pytest.mark.parametrize(
+    ("changes", "negative", "must_stop"),
+    [
+        ({}, True, True),
+        ({"state": "exhausted"}, False, True),
+        ({"state": "ok"}, False, False),
+        ({"state": "unknown"}, False, False),
+        ({"balance_micros": 0}, False, True),
+        ({"balance_micros": 1}, False, False),
+        ({"negative_since_us": None}, False, True),
+    ],
+)
+def test_each_sign_of_a_debt_counts_by_itself(changes: dict[str, object], negative: bool, must_stop: bool) -> None:  # noqa: FBT001
+    seen = replace(DEBTOR, **changes)  # type: ignore[arg-type]
+    assert (seen.is_negative, seen.must_stop) == (negative, must_stop)
