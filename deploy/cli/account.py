@@ -14,6 +14,7 @@ account = typer.Typer(help="Accounts: open, show, credit, grant.", no_args_is_he
 
 AccountArgument = Annotated[str, typer.Argument(metavar="REGION/TENANT", help="An account, such as vn/acme.")]
 NOT_FOUND = 404
+SERVER_ERROR = 500
 
 
 def account_path(region: str, tenant: str) -> str:
@@ -53,15 +54,13 @@ def credit_account(
     amount_micros = credit_micros(amount)
     with open_services() as services:
         key = idempotency_key or _next_key(services, region, tenant, amount_micros, reason, actor)
-        if not json:
-            say(f"idempotency key {key}")
         body = {"amount_micros": amount_micros, "reason": reason, "actor": actor}
         try:
             answer = services.post(
                 "balance", f"{account_path(region, tenant)}/adjustments", body, {"Idempotency-Key": key}
             )
-        except CommandError as error:
-            if not isinstance(error, ProblemError):
+        except (CommandError, KeyboardInterrupt) as error:
+            if not isinstance(error, ProblemError) or error.status >= SERVER_ERROR:
                 remark(f"whether the credit is in is not known: repeat it with --idempotency-key {key}")
             raise
     if json:

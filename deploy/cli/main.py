@@ -2,6 +2,8 @@
 
 import sys
 from collections.abc import Sequence
+from importlib import metadata
+from typing import Annotated
 
 import typer
 
@@ -9,8 +11,9 @@ from deploy.cli.account import account
 from deploy.cli.clock import clock
 from deploy.cli.dead import dead
 from deploy.cli.explain import explain
-from deploy.cli.faults import EXIT_CODES, FOUND, INTERRUPTED, TIMEOUT, USAGE, CommandError, EarlyExitError
-from deploy.cli.output import remark
+from deploy.cli.faults import FOUND, INTERRUPTED, TIMEOUT, USAGE, CommandError, EarlyExitError
+from deploy.cli.helping import document
+from deploy.cli.output import remark, say
 from deploy.cli.payments import rates, reconcile
 from deploy.cli.prices import prices
 from deploy.cli.publish import publish
@@ -25,24 +28,35 @@ from deploy.local.settings import tell_path_fault
 app = typer.Typer(
     name="tollkeeper",
     help="Prepaid billing for GPU clouds: run it, feed it, read it.",
-    epilog=EXIT_CODES,
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
+def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
+    if wanted:
+        say(f"tollkeeper {metadata.version('tollkeeper')}")
+        raise typer.Exit
+
+
 @app.callback()
-def root() -> None:
+def root(
+    *,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
     """Prepaid billing for GPU clouds: run it, feed it, read it."""
+    assert not version, "its callback ends the program"
 
 
 for command in (publish, import_trace, wait_settled, explain, reconcile):
-    app.command(epilog=EXIT_CODES)(command)
-app.command(name="up", epilog=EXIT_CODES)(stack_up)
-app.command(name="down", epilog=EXIT_CODES)(stack_down)
-app.command(name="status", epilog=EXIT_CODES)(stack_status)
+    app.command()(command)
+app.command(name="up")(stack_up)
+app.command(name="down")(stack_down)
+app.command(name="status")(stack_status)
 app.add_typer(prices, name="prices")
 app.add_typer(account, name="account")
 app.add_typer(voucher, name="voucher")
@@ -50,6 +64,7 @@ app.add_typer(rates, name="rates")
 app.add_typer(dead, name="dead")
 app.add_typer(streams, name="streams")
 app.add_typer(clock, name="clock")
+document(app)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

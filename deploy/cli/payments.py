@@ -1,12 +1,17 @@
 """`tollkeeper reconcile` and `tollkeeper rates`: what an operator does about payments."""
 
+import re
+from datetime import date as calendar_date
 from typing import Annotated
 
 import typer
 
-from deploy.cli.faults import FOUND, EarlyExitError
+from deploy.cli.faults import FOUND, USAGE, CommandError, EarlyExitError
 from deploy.cli.output import JsonOption, print_json, print_table, say
 from deploy.cli.services import open_services, split_account
+
+_PAIR = re.compile(r"[A-Z]{3}/[A-Z]{3}")
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
 rates = typer.Typer(help="Exchange rates: publish, list.", no_args_is_help=True)
 
@@ -44,6 +49,10 @@ def publish_rate(
     json: JsonOption = False,
 ) -> None:
     """Publish a dated exchange rate; quotes use the latest day's."""
+    if _PAIR.fullmatch(pair) is None:
+        raise CommandError(f"{pair!r} is no pair of currencies: write FROM/TO, such as USD/VND", USAGE)
+    if not _is_day(date):
+        raise CommandError(f"--date {date!r} is no day: write it as 2026-11-24", USAGE)
     from_currency, _, to_currency = pair.partition("/")
     body = {"from": from_currency, "to": to_currency, "rate": rate, "date": date, "actor": actor}
     with open_services() as services:
@@ -52,6 +61,13 @@ def publish_rate(
         print_json(answer)
     else:
         say(f"1 {from_currency} is {rate} {to_currency} from {date} on")
+
+
+def _is_day(text: str) -> bool:
+    try:
+        return _DAY.fullmatch(text) is not None and calendar_date.fromisoformat(text) is not None
+    except ValueError:
+        return False
 
 
 @rates.command("list")

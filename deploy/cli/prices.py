@@ -1,18 +1,18 @@
 """`tollkeeper prices`: publish and show price books."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-import orjson
 import typer
 import yaml
 from pydantic import ValidationError
 
 from deploy.cli.faults import CommandError
-from deploy.cli.output import JsonOption, print_json, say
+from deploy.cli.output import JsonOption, print_json, print_table, say
 from deploy.cli.services import open_services, segment
 from shared.clock import format_instant
-from shared.events.prices import PriceBookFile
+from shared.events.prices import PriceBookFile, PriceBookPublished
 from shared.events.reading import describe
 
 prices = typer.Typer(help="Price books: publish one, show those in force and to come.", no_args_is_help=True)
@@ -85,8 +85,33 @@ def publish_prices(
 
 
 @prices.command("show")
-def show_prices(region: Annotated[str, typer.Argument(help="A region's name.")]) -> None:
-    """Print a region's price books as JSON."""
+def show_prices(
+    region: Annotated[str, typer.Argument(help="A region's name, such as vn.")], *, json: JsonOption = False
+) -> None:
+    """Show a region's price books, those to come too."""
     with open_services() as services:
         document = services.get("metering", f"/v1/price-books/{segment(region)}")
-    say(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+    books = document["books"]
+    if not books:
+        raise CommandError(
+            f"region {region} has no price book: see the name, or publish one with `tollkeeper prices publish`"
+        )
+    if json:
+        print_json(document)
+        return
+    rows = [
+        (book.version, format_instant(book.effective_from), *line)
+        for book in map(PriceBookPublished.model_validate, books)
+        for line in _lines(book)
+    ]
+    print_table(("version", "from", "kind", "SKU", "price", "per"), rows)
+
+
+def _lines(book: PriceBookPublished) -> Iterator[tuple[str, str, str, str]]:
+    """Kind, SKU, price and what it is for, of all that a book names."""
+    for sku, price in book.gpu.items():
+        yield "gpu", sku, price, "GPU and hour"
+    for sku, price in book.storage.items():
+        yield "storage", sku, price, "GB and hour"
+    for sku, stated in book.services.items():
+        yield "services", sku, stated.price, stated.unit

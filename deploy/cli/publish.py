@@ -26,6 +26,8 @@ HEADERS = [("content-type", CLOUDEVENT_TYPE.encode())]
 INCOMING = (LIFECYCLE, USAGE)
 NEW_TOPIC_SECONDS = 6
 BATCHES_IN_FLIGHT_MAX = 64
+# So many lines that are no JSON, before any that is, are no event file.
+OTHER_LINES = 5
 
 
 @dataclass(slots=True)
@@ -90,6 +92,7 @@ async def publish_lines(events: EventFile, writer: BatchWriter, advance: "Advanc
         for line in lines:
             checked = check_line(line)
             if isinstance(checked, BadLine):
+                _check_kind(checked, tally, live=events.live)
                 remark(f"line {checked.number}: {checked.reason}: {checked.detail}")
                 tally.bad.append(checked)
             else:
@@ -99,6 +102,18 @@ async def publish_lines(events: EventFile, writer: BatchWriter, advance: "Advanc
         advance(events.position)
     await writer.settle()
     return tally
+
+
+def _check_kind(bad: BadLine, tally: Tally, *, live: bool) -> None:
+    """Raise CommandError where a file begins with lines of something else: they are no mistakes in an event file."""
+    begun = [*tally.bad, bad]
+    if live or len(begun) < OTHER_LINES or any(tally.published.values()):
+        return
+    if all(line.reason == "not JSON" for line in begun):
+        raise CommandError(
+            f"none of the first {OTHER_LINES} lines is JSON: is this JSON lines? An event file holds one CloudEvent a "
+            "line, such as samples/events.jsonl. Nothing was published"
+        )
 
 
 @asynccontextmanager

@@ -1,5 +1,6 @@
 """Questions to the services over HTTP, with answers or a line that says what to do."""
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -8,10 +9,13 @@ from urllib.parse import quote
 import httpx
 
 from deploy.cli.addresses import Addresses
-from deploy.cli.faults import FOUND, UNAVAILABLE, CommandError
+from deploy.cli.faults import FOUND, UNAVAILABLE, USAGE, CommandError
 
 TIMEOUT_SECONDS = 30.0
 UNAVAILABLE_STATUS = (502, 503, 504)
+# As shared/events/cloudevents.py has them.
+_REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,31}")
+_TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class ProblemError(CommandError):
@@ -94,5 +98,12 @@ def split_account(text: str) -> tuple[str, str]:
     """Read REGION/TENANT. Raises CommandError."""
     region, slash, tenant = text.partition("/")
     if not slash or not region or not tenant or "/" in tenant:
-        raise CommandError(f"{text!r} is no account: write REGION/TENANT, such as vn/acme")
+        raise CommandError(f"{text!r} is no account: write REGION/TENANT, such as vn/acme", USAGE)
+    if _REGION.fullmatch(region) is None:
+        raise CommandError(f"{region!r} is no region: small letters, digits and dashes, such as vn", USAGE)
+    if _TENANT.fullmatch(tenant) is None:
+        raise CommandError(
+            f"{tenant!r} is no tenant: up to 64 ASCII letters, digits, dots, dashes and underscores, such as acme",
+            USAGE,
+        )
     return region, tenant

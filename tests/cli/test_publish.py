@@ -131,3 +131,16 @@ def test_faults_say_what_to_do(
     assert f"has no topic {topic_prefix}{LIFECYCLE}" in ended.err
 
     assert tollkeeper("publish").code == 64
+
+
+def test_a_file_of_something_else_is_told_once(broker: tuple[str, str], tollkeeper: Tollkeeper, tmp_path: Path) -> None:
+    assert broker
+    path = tmp_path / "README.md"
+    path.write_text("# Words\n" * 3000)
+    ended = tollkeeper("publish", path)
+    assert ended.code == 1
+    assert "is this JSON lines?" in ended.err
+    assert len(ended.err.splitlines()) < 10
+    few = tmp_path / "few.jsonl"
+    few.write_bytes(b"\n".join([b"words"] * 4 + event_lines(1)))
+    assert tollkeeper("publish", few, "--json").document["published"] == 1

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import shlex
 import subprocess
 import sys
 import uuid
@@ -22,6 +23,7 @@ from tests.support.databases import PASSWORDS
 from tests.support.infrastructure import temporary_home
 
 pytestmark = pytest.mark.process
+ROOT = Path(__file__).parents[2]
 SERVICES = ("metering", "balance", "payment", "enforcement")
 STANDINS = ("stripe_standin", "vnpay_standin", "shop")
 START = "2026-01-01T00:00:00Z"
@@ -138,3 +140,30 @@ def test_from_up_to_down(stack: Tollkeeper, tmp_path: Path) -> None:
     assert stack("down").code == 0
     gone = stack("account", "show", "vn/acme")
     assert (gone.code, "tollkeeper up" in gone.err) == (69, True)
+
+
+def readme_walk() -> list[list[str]]:
+    """The calls of README's walk, in order."""
+    readme = (ROOT / "README.md").read_text()
+    block = readme.partition("tollkeeper up --detach")[2].partition("```")[0]
+    lines = ("tollkeeper up --detach" + block).splitlines()
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.strip()]
+
+
+def test_readme_walk_works_as_it_stands(stack: Tollkeeper, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    monkeypatch.chdir(tmp_path)
+    calls = readme_walk()
+    assert len(calls) > 10
+    said = {}
+    for call in calls:
+        ended = stack(*call)
+        assert ended.code == 0, (call, ended.out, ended.err)
+        said[tuple(call[:2])] = ended.out
+        if call[:2] == ["publish", "jobs.jsonl"]:
+            assert stack("wait-settled", "--timeout", 60).code == 0
+            # Two a30 for two hours; half an hour and an hour of one.
+            left = {t: read(stack("account", "show", f"vn/{t}", "--json"))["balance_micros"] for t in ("binh", "chi")}
+            assert left == {"binh": -2_680_000, "chi": -1_005_000}
+    assert "83.63" in said["account", "show"]
+    assert "vn/acme: OK" in said["explain", "vn/acme"]
