@@ -207,8 +207,10 @@ def test_addresses_come_from_the_home_of_the_stack(
 
 
 def test_help_tells_the_exit_codes(tollkeeper: Tollkeeper) -> None:
-    for command in ([], ["wait-settled"], ["publish"], ["up"]):
+    for command in ([], ["wait-settled"]):
         ended = tollkeeper(*command, "--help")
         assert ended.code == 0
         assert "3 a shard" in " ".join(ended.out.split())
+    for words in (["publish"], ["up"], ["account", "credit"]):
+        assert "Exit codes: `tollkeeper --help`" in tollkeeper(*words, "--help").out
     assert tollkeeper("nonsense").code == 64
