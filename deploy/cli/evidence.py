@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -21,7 +21,7 @@ POLL_SECONDS = 0.2
 
 
 class Entry(BaseModel):
-    """An entry of the ledger. `seq` is null for an adjustment."""
+    """An entry of the ledger: caused by a batch (`seq`), an operator (`adjustment_key`) or a fact (`fact_id`)."""
 
     entry_number: int
     posted_at: Instant
@@ -29,9 +29,13 @@ class Entry(BaseModel):
     credit_account: str
     amount_micros: int
     balance_after_micros: int
-    class_: Literal["charge", "credit_correction", "debit_correction", "adjustment"] = Field(alias="class")
+    class_: str = Field(alias="class")
     shard: int
     seq: int | None
+    adjustment_key: str | None = None
+    fact_id: str | None = None
+    reason: str | None = None
+    actor: str | None = None
 
     @property
     def kind(self) -> str:
@@ -48,10 +52,10 @@ class Entry(BaseModel):
         return {**self.model_dump(by_alias=True), "posted_at": format_instant(self.posted_at), "kind": self.kind}
 
 
-def load_entries(services: Services, region: str, tenant_id: str) -> list[Entry]:
-    """All entries of an account by number. Raises CommandError."""
+def load_entries(services: Services, region: str, tenant_id: str, **wanted: str | int) -> list[Entry]:
+    """The `wanted` entries of an account by number. Raises CommandError."""
     entries: list[Entry] = []
-    parameters: dict[str, str | int] = {"limit": PAGE_ENTRIES}
+    parameters: dict[str, str | int] = {"limit": PAGE_ENTRIES, **wanted}
     while True:
         page = services.get("balance", f"{account_path(region, tenant_id)}/entries", parameters)
         try:
@@ -76,6 +80,16 @@ class Evidence:
             answer = self._services.get("balance", f"/v1/evidence/{shard}/{seq}")
             self._lines[shard, seq] = account_lines(read_batch(answer), *self._account)
         return self._lines[shard, seq]
+
+    def charged(self, resource_id: str, shard: int, seq: int) -> dict[str, int]:
+        """What batches up to `seq` charged for a resource, by kind; balance sums up what it holds in hours."""
+        answer = self._services.get("balance", f"{account_path(*self._account)}/charged", {"resource_id": resource_id})
+        sums = {item["kind"]: int(item["amount_micros"]) for item in answer["kinds"]}
+        for later in range(seq + 1, int(answer["seq"]) + 1):
+            for line in self.lines(shard, later):
+                if line.resource_id == resource_id:
+                    sums[line.kind] = sums.get(line.kind, 0) - line.amount_micros
+        return sums
 
     def lines_of(self, entries: Iterable[Entry]) -> Iterator[PostedLine]:
         """The lines behind entries, batch by batch in posting order."""

@@ -24,8 +24,11 @@ from deploy.cli.output import JsonOption, print_json
 from deploy.cli.services import Services, open_services, segment, split_account
 from services.metering.rules.prices import PriceTable
 from services.metering.store.prices import to_rules
-from shared.clock import HOUR_US, parse_instant
+from shared.clock import HOUR_US, format_instant, parse_instant
 from shared.events.prices import PriceBookPublished
+
+# Among so many of the last entries the last charge is looked for.
+LATEST_ENTRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +39,29 @@ class Chosen:
     hour: str | None
     entry: int | None
 
+    def wanted(self) -> dict[str, str | int]:
+        """What balance is asked for: no more than is explained."""
+        if self.entry is not None:
+            return {"number": self.entry}
+        if self.hour is not None:
+            from_us = _hour(self.hour)
+            return {"from": format_instant(from_us), "to": format_instant(from_us + HOUR_US)}
+        return {"charges": "true"} if self.resource is not None else {"latest": "true", "limit": LATEST_ENTRIES}
+
     def pick(self, entries: Sequence[Entry]) -> list[Entry]:
-        """The entries meant; without any choice the last charge. Raises CommandError where there is none."""
+        """The entries meant; without any choice the last charge, or else the last entry. Raises CommandError."""
         charged = [entry for entry in entries if entry.seq is not None]
         if self.entry is not None:
-            picked = [entry for entry in charged if entry.entry_number == self.entry]
+            picked = [entry for entry in entries if entry.entry_number == self.entry]
         elif self.hour is not None:
             from_us = _hour(self.hour)
-            picked = [entry for entry in charged if from_us <= entry.posted_at < from_us + HOUR_US]
+            picked = [entry for entry in entries if from_us <= entry.posted_at < from_us + HOUR_US]
         else:
-            picked = charged if self.resource is not None else charged[-1:]
+            picked = charged if self.resource is not None else (charged or list(entries))[-1:]
+        if self.resource is not None:
+            picked = [entry for entry in picked if entry.seq is not None]
         if not picked:
-            raise CommandError(f"the account has {len(charged)} entries of charges, and none of those asked for")
+            raise CommandError("the account has no entry of those asked for")
         return picked
 
 
@@ -71,29 +85,36 @@ class Explainer:
 
     def explain(self, chosen: Chosen) -> dict[str, Any]:
         """The whole explanation as one document; `ok` tells whether everything agrees."""
-        picked = chosen.pick(load_entries(self._services, self._region, self._tenant_id))
+        picked = chosen.pick(load_entries(self._services, self._region, self._tenant_id, **chosen.wanted()))
         lines = [line for line in self._evidence.lines_of(picked) if chosen.resource in (None, line.resource_id)]
-        metered = sorted({line.resource_id for line in lines if line.kind in METERED_KINDS})
-        resources = [self._load_resource(name) for name in metered]
-        for resource in resources:
-            wait_posted(self._services, resource["shard"], resource["seq"])
-        # Read again: what was posted meanwhile belongs to what metering had charged.
-        entries = load_entries(self._services, self._region, self._tenant_id)
-        posted = list(self._evidence.lines_of(entries))
-        compared = [self._compare_resource(resource, posted) for resource in resources]
-        told, services = tell_usage([line for line in posted if line.kind not in METERED_KINDS], self._prices(None))
-        asked = {line.sku for line in lines if line.kind not in METERED_KINDS}
-        usage = {id(item.line): item.arithmetic for item in told}
+        resources = [
+            self._load_resource(name)
+            for name in sorted({line.resource_id for line in lines if line.kind in METERED_KINDS})
+        ]
+        compared = [self._compare_resource(resource) for resource in resources]
+        usage, compared_services = self._explain_usage({line.kind for line in lines} - set(METERED_KINDS))
         explained = [self._explain_entry(entry, usage, chosen.resource) for entry in picked]
-        compared_services = [_as_json(item) for item in services if item.kind in asked]
         parts = [*explained, *compared, *compared_services]
         return {
             "account": f"{self._region}/{self._tenant_id}",
-            "entries": [entry for entry in explained if entry["lines"]],
+            "entries": [entry for entry in explained if entry["lines"] or entry["seq"] is None],
             "resources": compared,
             "services": compared_services,
             "ok": all(part["ok"] for part in parts),
         }
+
+    def _explain_usage(self, kinds: set[str]) -> tuple[dict[int, Arithmetic], list[dict[str, Any]]]:
+        """The arithmetic of all lines of services, which are rounded over their sum; nothing is read without any."""
+        if not kinds:
+            return {}, []
+        entries = load_entries(self._services, self._region, self._tenant_id, charges="true")
+        lines = [
+            line
+            for line in self._evidence.lines_of(entry for entry in entries if entry.kind in kinds)
+            if line.kind in kinds
+        ]
+        told, services = tell_usage(lines, self._prices(None))
+        return {id(item.line): item.arithmetic for item in told}, [_as_json(item) for item in services]
 
     def _load_resource(self, name: str) -> dict[str, Any]:
         path = f"/v1/resources/{segment(self._region)}/{segment(name)}"
@@ -115,14 +136,11 @@ class Explainer:
                 table = table.with_book(to_rules(book))
         return table
 
-    def _compare_resource(self, resource: dict[str, Any], posted: Sequence[PostedLine]) -> dict[str, Any]:
-        name = resource["resource_id"]
-        mine = [
-            line
-            for line in posted
-            if line.resource_id == name and line.kind in METERED_KINDS and line.seq <= resource["seq"]
-        ]
-        kinds = [_as_json(item) for item in compare(mine, resource["computed"])]
+    def _compare_resource(self, resource: dict[str, Any]) -> dict[str, Any]:
+        wait_posted(self._services, resource["shard"], resource["seq"])
+        charged = self._evidence.charged(resource["resource_id"], resource["shard"], resource["seq"])
+        metered = {kind: amount for kind, amount in charged.items() if kind in METERED_KINDS}
+        kinds = [_as_json(item) for item in compare(metered, resource["computed"])]
         told = ("resource_id", "slot_seconds", "function_version", "book_version", "through", "seq", "events")
         return {
             **{field: resource[field] for field in told},
@@ -133,7 +151,8 @@ class Explainer:
 
     def _explain_entry(self, entry: Entry, usage: dict[int, Arithmetic], resource: str | None) -> dict[str, Any]:
         """An entry with its lines; the sum is over all of them, shown are those of `resource` if one is asked for."""
-        assert entry.seq is not None
+        if entry.seq is None:
+            return {**entry.as_json(), "lines": [], "lines_micros": None, "ok": True}
         lines = [
             line
             for line in self._evidence.lines(entry.shard, entry.seq)

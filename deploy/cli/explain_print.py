@@ -26,6 +26,11 @@ def _print_entry(entry: dict[str, Any]) -> None:
         f"{format_micros(entry['amount_micros'])} from {printable(entry['debit_account'])} to "
         f"{printable(entry['credit_account'])}, balance after {format_micros(entry['balance_after_micros'])}"
     )
+    if entry["seq"] is None:
+        for name in ("adjustment_key", "fact_id", "actor", "reason"):
+            if entry[name] is not None:
+                say(f"  {name.replace('_', ' ')}: {printable(entry[name])}")
+        return
     say(f"  batch {entry['seq']} of shard {entry['shard']}: {format_micros(entry['lines_micros'])} {_ok(entry)}")
     for line in entry["lines"]:
         subject = printable(line["resource_id"] or line["cause"])

@@ -92,13 +92,21 @@ def recompute(resource: Mapping[str, Any], prices: PriceTable) -> tuple[Segment,
     return charge(read_history(resource), prices, parse_instant(resource["through"]))
 
 
-def compare(lines: Iterable[PostedLine], segments: Sequence[Segment]) -> list[Comparison]:
-    """Per kind the sum of all of a resource's lines against its charge."""
-    posted = dict.fromkeys(METERED_KINDS, 0)
+def compare(posted: Mapping[str, int], segments: Sequence[Segment]) -> list[Comparison]:
+    """Per kind all that was posted of a resource against its charge."""
+    kinds = [*METERED_KINDS, *(kind for kind in posted if kind not in METERED_KINDS)]
+    charged = {kind: sum(part.amount_micros for part in segments if part.kind == kind) for kind in kinds}
+    return [
+        Comparison(kind, posted.get(kind, 0), charged[kind]) for kind in kinds if posted.get(kind, 0) or charged[kind]
+    ]
+
+
+def sum_lines(lines: Iterable[PostedLine]) -> dict[str, int]:
+    """What lines charge, by kind."""
+    sums: dict[str, int] = {}
     for line in lines:
-        posted[line.kind] = posted.get(line.kind, 0) + line.amount_micros
-    charged = {kind: sum(part.amount_micros for part in segments if part.kind == kind) for kind in posted}
-    return [Comparison(kind, posted[kind], charged[kind]) for kind in posted if posted[kind] or charged[kind]]
+        sums[line.kind] = sums.get(line.kind, 0) + line.amount_micros
+    return sums
 
 
 def explain_line(line: PostedLine, segments: Sequence[Segment], slot_seconds: int) -> Arithmetic:

@@ -14,7 +14,7 @@ from services.balance.rules.permits import Permit
 from services.balance.store.accounts import Account, load_account, load_accounts
 from services.balance.store.adjustments import Adjustment
 from services.balance.store.permits import load_own_use
-from services.balance.store.reading import load_entries, load_status
+from services.balance.store.reading import EntryFilter, load_entries, load_status
 from services.balance.store.streams import load_evidence
 from shared.clock import Clock, format_instant
 from shared.db import Connection, Pool, transaction
@@ -28,6 +28,8 @@ PAGE_MAX = 1000
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 # No wider than the columns that they are compared with.
 Bound = Annotated[int | None, Query(ge=-AMOUNT_MICROS_MAX - 1, le=AMOUNT_MICROS_MAX)]
+From = Annotated[Instant | None, Query(alias="from", description="Posted then or later.")]
+To = Annotated[Instant | None, Query(description="Posted before then.")]
 Shard = Annotated[int, Path(ge=0, le=2**31 - 1)]
 Seq = Annotated[int, Path(ge=0, le=2**63 - 1)]
 
@@ -122,13 +124,24 @@ class BalanceApi:
         return _describe_adjustment(await self._accounts.adjust(region, tenant_id, request))
 
     async def entries(
-        self, region: RegionName, tenant_id: TenantId, after: str | None = None, limit: Limit = 100
+        self,
+        region: RegionName,
+        tenant_id: TenantId,
+        after: str | None = None,
+        limit: Limit = 100,
+        number: Bound = None,
+        from_: From = None,
+        to: To = None,
+        *,
+        charges: bool = False,
+        latest: bool = False,
     ) -> dict[str, Any]:
-        """A page of the account's entries, oldest first."""
+        """A page of the account's entries, oldest first; with `latest` the last ones, without a next page."""
+        wanted = EntryFilter(_read_cursor(after), number, from_, to, charges, latest)
         async with transaction(self._pool) as connection:
             account = await _require(connection, region, tenant_id)
-            found = await load_entries(connection, account.account_id, _read_cursor(after), limit)
-        last = found[-1]["entry_number"] if len(found) == limit else None
+            found = await load_entries(connection, account.account_id, wanted, limit)
+        last = found[-1]["entry_number"] if len(found) == limit and not latest else None
         return {"entries": found, "next": _write_cursor(last)}
 
     async def evidence(self, shard: Shard, seq: Seq) -> Any:  # noqa: ANN401 - the stored document as it is

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import orjson
@@ -12,7 +13,7 @@ from services.balance.app.hours import Hours, Page
 from services.balance.store.hour_reading import HourRow, RowKey
 from shared.clock import format_instant
 from shared.errors import Refusal
-from shared.events.cloudevents import Instant, RegionName, TenantId
+from shared.events.cloudevents import Identifier, Instant, RegionName, TenantId
 
 PAGE_MAX = 1000
 
@@ -28,6 +29,7 @@ class HoursApi:
         self._hours = hours
         self.router = APIRouter(prefix="/v1/accounts/{region}/{tenant_id}", tags=["hours"])
         self.router.add_api_route("/hours", self.page, methods=["GET"])
+        self.router.add_api_route("/charged", self.charged, methods=["GET"])
         self.router.add_api_route("/hours.csv", self.csv, methods=["GET"], response_class=StreamingResponse)
 
     async def page(
@@ -49,6 +51,10 @@ class HoursApi:
             "totals": _describe_totals(page),
             "next": None if page.next_key is None else _write_cursor(page.next_key),
         }
+
+    async def charged(self, region: RegionName, tenant_id: TenantId, resource_id: Identifier) -> dict[str, Any]:
+        """All that was charged for one resource by kind, by the batches of its `shard` up to `seq`."""
+        return asdict(await self._hours.charged(region, tenant_id, resource_id))
 
     async def csv(
         self, region: RegionName, tenant_id: TenantId, from_us: From = None, to_us: To = None

@@ -253,6 +253,19 @@ async def test_pages_and_totals_go_over_closed_and_open_hours(books: Books) -> N
     assert sum(total.amount_micros for total in part.totals) == 12
 
 
+async def test_all_that_a_resource_was_charged_is_summed_over_closed_and_open_hours(books: Books) -> None:
+    [tenant, other] = tenants_of(1, 2)
+    for seq in range(1, 5):
+        books.clock.set(START_US + (seq - 1) * HOUR_US)
+        await books.post(simple(seq, {tenant: seq, other: 100}))
+        if seq == 3:
+            await close_all(books)
+    charged = await Hours(books.pool, books.clock).charged("vn", tenant, f"ctr-{tenant}")
+    assert (charged.shard, charged.seq) == (1, 4)
+    assert [(item.kind, item.slots, item.amount_micros) for item in charged.kinds] == [("gpu", 4, 10)]
+    assert (await Hours(books.pool, books.clock).charged("vn", tenant, "unknown")).kinds == []
+
+
 async def test_csv_is_the_whole_interval(books: Books) -> None:
     [tenant] = tenants_of(1, 1)
     for seq in (1, 2):

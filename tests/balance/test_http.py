@@ -116,6 +116,29 @@ async def test_streams_in_trouble_are_listed_shown_and_decided_over(books: Books
     assert (decided["kind"], decided["actor"]) == ("mended", "an operator")
 
 
+async def test_entries_are_asked_for_by_number_hour_cause_and_the_last(books: Books, http: httpx.AsyncClient) -> None:
+    await adjust(http, 5, "k1")
+    books.clock.set(START_US + HOUR_US)
+    await books.consume(simple(1, {"acme": 1}), simple(2, {"acme": 2}))
+    await adjust(http, 6, "k2")
+
+    async def numbers(query: str) -> list[int]:
+        answer = (await http.get(f"/accounts/vn/acme/entries?{query}")).json()
+        return [entry["entry_number"] for entry in answer["entries"]]
+
+    assert await numbers("") == [1, 2, 3, 4]
+    assert await numbers("number=3") == [3]
+    assert await numbers("number=9") == []
+    assert await numbers("charges=true") == [2, 3]
+    assert await numbers("latest=true&limit=2") == [3, 4]
+    assert await numbers("latest=true&limit=1&charges=true") == [3]
+    assert await numbers("from=2027-01-15T09:00:00Z&to=2027-01-15T10:00:00Z") == [2, 3, 4]
+    assert await numbers("to=2027-01-15T09:00:00Z") == [1]
+    answer = await http.get("/accounts/vn/acme/charged", params={"resource_id": "ctr-acme"})
+    assert answer.json()["kinds"] == [{"kind": "gpu", "slots": 2, "amount_micros": 3}]
+    assert refused(await http.get("/accounts/vn/acme/charged?resource_id=%00"), 422, "invalid-request")
+
+
 async def test_a_region_of_another_deployment_is_refused(books: Books, http: httpx.AsyncClient) -> None:
     assert refused(await http.put("/accounts/us/acme"), 404, "unknown-region")
     assert refused(await adjust(http, 1, "k1", path="us/acme"), 404, "unknown-region")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.cli import evidence
-from deploy.cli.explain_rules import PostedLine, compare, explain_line, tell_usage
+from deploy.cli.explain_rules import PostedLine, compare, explain_line, sum_lines, tell_usage
 from services.metering.rules.charge import charge
 from services.metering.rules.history import Event, History
 from services.metering.rules.lines import Line, correction_lines, tick_lines
@@ -63,7 +63,7 @@ def test_every_tick_line_of_an_unchanged_history_is_explained(
         before = after
     told = [explain_line(line, before, slot_seconds) for line in lines]
     assert all(arithmetic.agrees for arithmetic in told)
-    assert all(item.agrees for item in compare(lines, before))
+    assert all(item.agrees for item in compare(sum_lines(lines), before))
 
 
 def test_a_correction_is_named_by_its_cause_and_the_sum_still_agrees() -> None:
@@ -74,8 +74,8 @@ def test_a_correction_is_named_by_its_cause_and_the_sum_still_agrees() -> None:
     told = [explain_line(line, after, 60) for line in lines]
     assert [arithmetic.agrees for arithmetic in told] == [None, True, None]
     assert "platform/stopped" in told[2].text
-    assert [(item.kind, item.agrees) for item in compare(lines, after)] == [("gpu", True), ("storage", True)]
-    assert [item.agrees for item in compare(lines[:2], after)] == [False, True]
+    assert [(item.kind, item.agrees) for item in compare(sum_lines(lines), after)] == [("gpu", True), ("storage", True)]
+    assert [item.agrees for item in compare(sum_lines(lines[:2]), after)] == [False, True]
 
 
 @given(quantities=st.lists(st.integers(0, 5000), min_size=1, max_size=10), wrong=st.integers(0, 9))
@@ -106,6 +106,7 @@ class Ledger:
     seq: int = 0
     through_us: int = NOON_US
     entries: list[dict[str, Any]] = field(default_factory=list)
+    charged: dict[str, int] = field(default_factory=dict)
 
     def batch(self, lines: Sequence[Line], resource: str, cause: str = "", *, off_micros: int = 0) -> None:
         """Post lines in a batch, in which a neighbour comes first."""
@@ -130,6 +131,9 @@ class Ledger:
         head = {"shard": 3, "seq": self.seq, "charged_at": format_instant(self.through_us), "function_version": 1}
         document = {**head, "book_version": 1, "accounts": accounts, "lines": columns}
         self.fakes.balance.on("GET", f"/v1/evidence/3/{self.seq}", document)
+        for line in lines:
+            if resource == "ctr-1":
+                self.charged[line.kind] = self.charged.get(line.kind, 0) + line.amount_micros
         for kind, class_, amount in totals(lines):
             self.entries.append(self.entry(kind, class_, amount + off_micros))
 
@@ -185,6 +189,8 @@ class Ledger:
         }
         metering.on("GET", "/v1/price-books/vn", {"books": [book]})
         balance.on("GET", "/v1/status", {"streams": [{"shard": 3, "seq": self.seq}]})
+        kinds = [{"kind": kind, "slots": 1, "amount_micros": amount} for kind, amount in self.charged.items()]
+        balance.on("GET", "/v1/accounts/vn/acme/charged", {"shard": 3, "seq": self.seq, "kinds": kinds})
         balance.on("GET", "/v1/accounts/vn/acme/entries", {"entries": self.entries, "next": None})
 
 
@@ -205,7 +211,8 @@ def ledger(fakes: Fakes) -> Ledger:
     made.tick(600)
     made.batch([Line("tokens", "charge", "tokens", 0, 1500, 401, 601)], "tokens", "svc/use-1")
     made.tick(3000)
-    made.entries.insert(2, {**made.entry("x", "adjustment", -5), "seq": None, "entry_number": 99})
+    paid = {"seq": None, "entry_number": 99, "fact_id": "captured/p-1", "credit_account": "customer"}
+    made.entries.insert(2, {**made.entry("x", "payment", -5), **paid, "debit_account": "payment:stripe"})
     made.serve()
     return made
 
@@ -234,6 +241,37 @@ def test_the_last_charge_an_entry_an_hour_a_resource(tollkeeper: Tollkeeper) -> 
     for ended in (last, usage, hour, life):
         assert all(verdicts(ended))
         assert ended.code == 0
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"class": "payment", "debit_account": "payment:stripe", "fact_id": "captured/p-1"},
+        {"class": "grant", "debit_account": "promo", "fact_id": "grant/g-1"},
+        {"class": "adjustment", "debit_account": "adjustment", "adjustment_key": "k", "actor": "kim", "reason": "fair"},
+        {"class": "of-tomorrow", "debit_account": "nobody knows", "fact_id": "new/1"},
+    ],
+)
+def test_what_is_no_charge_is_told_with_its_cause(
+    entry: dict[str, Any], ledger: Ledger, tollkeeper: Tollkeeper
+) -> None:
+    stated = {"seq": None, "entry_number": 7, "credit_account": "customer", **entry}
+    ledger.entries.append({**ledger.entry("x", "x", -5), **stated})
+    ledger.serve()
+    told = tollkeeper("explain", "vn/acme", "--entry", 7)
+    assert (told.code, entry["class"] in told.out) == (0, True)
+    assert next(value for name, value in entry.items() if name in ("fact_id", "actor")) in told.out
+    assert tollkeeper("explain", "vn/acme", "--json").code == 0
+
+
+@pytest.mark.usefixtures("ledger")
+def test_one_charge_reads_its_own_batch_alone(ledger: Ledger, tollkeeper: Tollkeeper) -> None:
+    for _ in range(20):
+        ledger.tick(60)
+    ledger.serve()
+    assert tollkeeper("explain", "vn/acme").code == 0
+    read = [asked.path for asked in ledger.fakes.balance.asked if asked.path.startswith("/v1/evidence")]
+    assert read == [f"/v1/evidence/3/{ledger.seq}"]
 
 
 @pytest.mark.usefixtures("ledger")
@@ -272,7 +310,7 @@ def test_what_can_not_be_explained_says_why(
 ) -> None:
     monkeypatch.setattr(evidence, "POSTING_SECONDS", 0)
     ended = tollkeeper("explain", "vn/acme", "--entry", 1000)
-    assert (ended.code, "none of those asked for" in ended.err) == (1, True)
+    assert (ended.code, "no entry of those asked for" in ended.err) == (1, True)
     assert tollkeeper("explain", "vn/acme", "--hour", "noon").code == 1
     ledger.fakes.balance.on("GET", "/v1/status", {"streams": []})
     ended = tollkeeper("explain", "vn/acme")

@@ -15,8 +15,10 @@ from services.balance.store.hour_reading import (
     load_hours,
     load_open_part,
     sum_hours,
+    sum_resource,
 )
 from services.balance.store.hours import read_evidence
+from services.balance.store.streams import load_position
 from services.balance.wire import read_shares
 from shared.clock import HOUR_US, Clock, format_instant
 from shared.db import Connection, Pool
@@ -51,6 +53,15 @@ class Page:
     totals: Sequence[KindTotal] | None
 
 
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """What batches up to `seq` of a shard charged for a resource, by kind."""
+
+    shard: int
+    seq: int
+    kinds: Sequence[KindTotal]
+
+
 class Hours:
     """Reads what an account was charged, by resource and hour."""
 
@@ -79,6 +90,17 @@ class Hours:
         rows += [row for row in live if after is None or _key(row) > after]
         next_key = _key(rows[limit - 1]) if len(rows) > limit else None
         return Page(interval, rows[:limit], next_key, totals)
+
+    async def charged(self, region: str, tenant_id: str, resource_id: str) -> Charged:
+        """All that was posted of one resource, up to the last batch of its shard. Raises Refusal."""
+        async with self._snapshot() as connection:
+            account = await _require(connection, region, tenant_id)
+            part = await load_open_part(connection, account.shard)
+            seq = await load_position(connection, account.shard)
+            closed = await sum_resource(connection, account.account_id, resource_id, part.from_us)
+            to_us = max(self._clock.now_us(), account.last_posted_at_us) + HOUR_US
+            live = await self._load_live(connection, account, part, Interval(0, to_us))
+        return Charged(account.shard, seq, _add_up(closed, (row for row in live if row.resource_id == resource_id)))
 
     async def open_csv(
         self, region: str, tenant_id: str, from_us: int | None, to_us: int | None

@@ -79,3 +79,19 @@ async def sum_hours(
         to_us,
     )
     return [(row["kind"], int(row["slots"]), int(row["amount_micros"])) for row in rows]
+
+
+async def sum_resource(
+    connection: Connection, account_id: int, resource_id: str, before_us: int
+) -> Sequence[tuple[str, int, int]]:
+    """(kind, slots, amount_micros) of one resource over its closed hours before an instant, by kind."""
+    rows = await connection.fetch(
+        """
+        select kind, sum(slots)::text as slots, sum(amount_micros)::text as amount_micros from resource_hour
+        where account_id = $1 and resource_id = $2 and hour < $3 group by kind order by kind
+        """,
+        account_id,
+        resource_id,
+        before_us,
+    )
+    return [(row["kind"], int(row["slots"]), int(row["amount_micros"])) for row in rows]

@@ -9,6 +9,7 @@ from shared.db import Connection, day_of
 
 # A gap that was asked for so often is a person's business; it is asked for on and on.
 GAP_ASKED_MAX = 6
+DecisionKind = Literal["resumed", "mended", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ async def release_stream(connection: Connection, shard: int) -> None:
 class Decision:
     """An operator's decision over a stream. `would_post`: what a skipped batch would have posted, as JSON."""
 
-    kind: Literal["resumed", "mended", "skipped"]
+    kind: DecisionKind
     seq: int
     stopped_reason: str
     actor: str
@@ -339,6 +340,12 @@ async def insert_evidence(connection: Connection, posted: Sequence[tuple[Arrival
         [day_of(posted_at_us) for _, posted_at_us in posted],
         [posted_at_us for _, posted_at_us in posted],
     )
+
+
+async def load_position(connection: Connection, shard: int) -> int:
+    """The last posted batch of a shard, without a lock."""
+    seq: int | None = await connection.fetchval("select seq from charge_stream where shard = $1", shard)
+    return seq or 0
 
 
 async def load_evidence(connection: Connection, shard: int, seq: int) -> bytes | None:
