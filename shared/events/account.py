@@ -16,6 +16,19 @@ AccountEventType = Literal[
     "account.credited",
 ]
 CreditKind = Literal["payment", "refund_failed", "dispute_won", "adjustment", "voucher", "promotion"]
+# What an entry of the ledger is. Its other side is the account "customer".
+EntryClass = Literal[
+    "charge",
+    "credit_correction",
+    "debit_correction",
+    "adjustment",
+    "payment",
+    "refund",
+    "dispute",
+    "grant",
+    "expiry",
+]
+GrantKind = Literal["promotion", "voucher"]
 SOURCE: Final = "tollkeeper/balance"
 
 

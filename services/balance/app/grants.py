@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import orjson
 
@@ -35,6 +34,7 @@ from services.balance.store.posting import prefer_plans_by_size
 from shared.clock import HOUR_US, SECOND_US, Clock, format_instant
 from shared.db import Connection, Pool, transaction
 from shared.errors import Refusal
+from shared.events.account import EntryClass, GrantKind
 from shared.ids import content_hash, fact_id
 
 BATCH = 100
@@ -52,7 +52,7 @@ class GrantRequest:
     """
 
     idempotency_key: str
-    kind: Literal["promotion", "voucher"]
+    kind: GrantKind
     amount_micros: int
     priority: int
     reason: str
@@ -186,7 +186,7 @@ class Grants:
         posted_at_us: int,
         account: Account,
         name: str,
-        entry_class: str,
+        entry_class: EntryClass,
         movement: Movement,
         opened: Sequence[Account],
     ) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from services.balance.rules.crossing import Movement
 from services.balance.rules.posting import FactEntry
 from shared.errors import RecordError
-from shared.events.account import CreditKind
+from shared.events.account import CreditKind, EntryClass
 from shared.events.payments import (
     AutoTopUpSuspended,
     PaymentCaptured,
@@ -31,7 +31,7 @@ class Effect:
     """
 
     moved_micros: int = 0
-    entry_class: str = "payment"
+    entry_class: EntryClass = "payment"
     counter_account: str = ""
     credit: tuple[CreditKind, str] | None = None
     hold: tuple[str, int] | None = None

@@ -10,6 +10,8 @@ from operator import itemgetter
 
 from services.balance.rules.chain import CUSTOMER, adjustment_cause, charge_cause, entry_line, fact_cause
 from services.balance.wire import WireAccount
+from shared.events.account import EntryClass
+from shared.events.charges import LineClass
 
 _BY_ACCOUNT = itemgetter(0, 1)
 _CLASS_ORDER = {"credit_correction": 0, "debit_correction": 1, "charge": 2}
@@ -21,7 +23,7 @@ class Side:
 
     debit_account: str
     credit_account: str
-    entry_class: str
+    entry_class: EntryClass
 
     @property
     def text(self) -> str:
@@ -85,7 +87,7 @@ class SideTable:
         self.sides: list[Side] = []
         self.indexes: dict[str, dict[str, int]] = {name: {} for name in _CLASS_ORDER}
 
-    def add(self, kind: str, entry_class: str) -> int:
+    def add(self, kind: str, entry_class: LineClass) -> int:
         """A credit correction takes back from revenue; charges and debit corrections give to it."""
         revenue = f"revenue:{kind}"
         favour = entry_class == "credit_correction"
@@ -142,7 +144,7 @@ class FactEntry:
     fact_id: str
     amount_micros: int
     counter_account: str
-    entry_class: str
+    entry_class: EntryClass
     burn_micros_per_hour: int
 
 
