@@ -89,9 +89,14 @@ def read_envelope(envelope: dict[str, object], regions: Mapping[str, Region], no
         raise RecordError("from the future", "the event is more than a day ahead of the clock")
     if event.time > now_us + AHEAD_US_MAX:
         return FutureFact(event.source, event.id, event.subject, event.time, envelope)
+    return _read_fact(event)
+
+
+def _read_fact(event: LifecycleEvent) -> LifecycleFact:
+    data = event.data
     family, verb = event.type.split(".")
-    key = ResourceKey(event.data.region, event.subject, event.data.tenant_id, cast("Family", family))
-    return LifecycleFact(key, Fact(verb, event.time, event.source, event.id, event.data.sequence))
+    key = ResourceKey(data.region, event.subject, data.tenant_id, cast("Family", family))
+    return LifecycleFact(key, Fact(verb, event.time, event.source, event.id, data.sequence, data.run_id))
 
 
 def _check_region(region: str, regions: Mapping[str, Region]) -> Region:

@@ -57,11 +57,18 @@ def account_event(seen: Account, time_us: int) -> dict[str, Any]:
 
 
 def happened(
-    verb: str, resource_id: str, at_us: int, event_id: str = "", *, key: AccountKey = ACME, source: str = "platform/vn"
+    verb: str,
+    resource_id: str,
+    at_us: int,
+    event_id: str = "",
+    *,
+    key: AccountKey = ACME,
+    source: str = "platform/vn",
+    **told: Any,
 ) -> LifecycleFact:
-    """A lifecycle fact; a resource whose id begins with "vol" is a volume."""
+    """A lifecycle fact; a resource whose id begins with "vol" is a volume. `told`: sequence, run_id, replaces."""
     family: Family = "volume" if resource_id.startswith("vol") else "container"
-    fact = Fact(verb, at_us, source, event_id or f"{resource_id}-{verb}-{at_us}")
+    fact = Fact(verb, at_us, source, event_id or f"{resource_id}-{verb}-{at_us}", **told)
     return LifecycleFact(ResourceKey(key.region, resource_id, key.tenant_id, family), fact)
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import get_args
 
 from services.enforcement.handlers import LifecycleFact
 from services.enforcement.messages import Messages, StopOrder
 from services.enforcement.rules.account import Account, AccountKey, learn_account
 from services.enforcement.rules.deletion import Case, Grace, follow_account, name_case, reopen_case
-from services.enforcement.rules.lifecycle import RunKey, learn_fact
-from services.enforcement.rules.resource import Resource, ResourceKey, is_foreign
+from services.enforcement.rules.lifecycle import RETRACTED, Fact, RunKey, learn_fact
+from services.enforcement.rules.resource import Family, Resource, ResourceKey, is_foreign
 from services.enforcement.rules.stops import Backoff, decide_stops, next_attempt_us
 from services.enforcement.store.stops import StopRequest
 from shared.clock import SECOND_US
@@ -100,26 +101,35 @@ class Scene:
         return changed
 
     def learn_lifecycle(self, seen: LifecycleFact) -> None:
-        resource_id = (seen.key.region, seen.key.resource_id)
+        """Take in a lifecycle fact. A retraction does not name the family: it is kept for both until one is created."""
+        if seen.fact.verb != RETRACTED:
+            self._learn_fact(seen.key, seen.fact)
+            return
+        rows = self._resources.get((seen.key.region, seen.key.resource_id), {}).values()
+        created = [row.key.family for row in rows if row.created and row.key.account == seen.key.account]
+        for family in created or get_args(Family):
+            self._learn_fact(seen.key._replace(family=family), seen.fact)
+
+    def _learn_fact(self, key: ResourceKey, fact: Fact) -> None:
+        resource_id = (key.region, key.resource_id)
         rows = self._resources.setdefault(resource_id, {})
-        known = rows.get(seen.key) or Resource(seen.key)
-        if is_foreign(seen.key, rows.values()) or (known.created and seen.fact.verb == "created"):
-            self.foreign += is_foreign(seen.key, rows.values())
+        known = rows.get(key) or Resource(key)
+        if is_foreign(key, rows.values()):
+            self.foreign += 1
             return
-        created = known.created or seen.fact.verb == "created"
-        grown = replace(known, created=created, life=learn_fact(known.life, seen.fact))
+        life = learn_fact(known.life, fact)
         self._touched.add(resource_id)
-        if grown == known:
+        if life is known.life:
             return
-        rows[seen.key] = self.changed_resources[seen.key] = grown
-        if created and grown.life.deleted:
+        grown = rows[key] = self.changed_resources[key] = Resource(key, life.created, life)
+        if known.is_live and not grown.is_live:
             self.deleted.append(resource_id)
-        if created and not known.created:
-            self.created.append(seen.key)
+        if grown.is_live and not known.is_live:
+            self.created.append(key)
 
     def reopen_cases(self, grace_of: Callable[[str], Grace]) -> None:
         """What is new on an account whose case is done, and which stays below zero, is to be deleted as well."""
-        lives = {key.account for key in self.created if not self.changed_resources[key].life.deleted}
+        lives = {key.account for key in self.created if self.changed_resources[key].is_live}
         for key in sorted(lives):
             since_us = self.accounts[key].negative_since_us
             case = None if since_us is None else self._cases.get(name_case(key, since_us))

@@ -11,13 +11,14 @@ from services.enforcement.handlers import LifecycleFact
 from services.enforcement.messages import Messages
 from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.rules.deletion import Case, name_case
+from services.enforcement.rules.lifecycle import CREATED
 from services.enforcement.settings import Settings
 from services.enforcement.store.accounts import lock_accounts, save_accounts
 from services.enforcement.store.breakers import take_allowance
 from services.enforcement.store.cases import load_case, load_cases, save_cases
 from services.enforcement.store.resources import load_live, load_resources, load_running, save_resources
 from services.enforcement.store.stops import StopRequest, StopTurn, load_requests, save_requests
-from services.enforcement.store.targets import load_targets, mark_done
+from services.enforcement.store.targets import load_targets, mark_done, mark_undone
 from shared.clock import MINUTE_US, Clock
 from shared.db import Connection, day_of, ensure_partitions
 from shared.log import get_logger
@@ -72,7 +73,7 @@ class Unit:
             scene.add_resources(await load_resources(self._connection, ids))
         if scene.resource_ids:
             scene.add_requests(await load_requests(self._connection, scene.resource_ids))
-        growing = [scene.accounts[fact.key.account] for fact in facts if _creates(fact)]
+        growing = [scene.accounts[fact.key.account] for fact in facts if _may_create(fact)]
         followed = [*news, *(account for account in growing if account.negative_since_us is not None)]
         if followed:
             case_ids = {
@@ -112,7 +113,11 @@ class Unit:
         self.on_commit(metrics.STOP_COMMANDS.inc)
 
     async def finish_deletions(self, scene: Scene) -> None:
-        """Resources that are gone end their targets, and a case whose targets are all gone is done."""
+        """Resources that are gone end their targets, and a case whose targets are all gone is done.
+
+        A resource that is there again, because its deletion was retracted, is a target again.
+        """
+        await mark_undone(self._connection, [key[:2] for key in scene.created])
         for case_id in await mark_done(self._connection, scene.deleted, self.now_us):
             scene_case = scene.changed_cases.get(case_id) or await load_case(self._connection, case_id)
             if scene_case is None or scene_case.state not in {"carrying_out", "frozen"}:
@@ -121,7 +126,7 @@ class Unit:
 
     async def finish_case(self, scene: Scene, case: Case) -> bool:
         """End a case that was carried out, if nothing of it is left."""
-        gone = {key for key, resource in scene.changed_resources.items() if resource.life.deleted}
+        gone = {key for key, resource in scene.changed_resources.items() if not resource.is_live}
         live = [item for item in await load_live(self._connection, case.key) if item.key not in gone]
         unfinished = [target for target in await load_targets(self._connection, case.case_id) if not target.done_at_us]
         if live or unfinished:
@@ -151,8 +156,9 @@ class Unit:
             callback()
 
 
-def _creates(fact: Fact) -> TypeGuard[LifecycleFact]:
-    return isinstance(fact, LifecycleFact) and fact.fact.verb == "created"
+def _may_create(fact: Fact) -> TypeGuard[LifecycleFact]:
+    """Whether there may be one resource more after it: an amendment can take a deletion out."""
+    return isinstance(fact, LifecycleFact) and (fact.fact.verb == CREATED or fact.fact.replaces is not None)
 
 
 class OutboxDays:

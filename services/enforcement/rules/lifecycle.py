@@ -1,15 +1,22 @@
 """Which run of a container is running, by everything known of it.
 
-A Life is a summary that grows by joining: order, repetition and delay of its facts do not matter, and it keeps no
-list of them. The order is the producer's sequence if every fact has one and all come from one source, else
-(time, rank of type, source, id).
+A Life is the set of a resource's facts, less what was amended: order, repetition and delay of their arrival do not
+matter. Their order is the one of `shared/lifecycle_order.py`, as in metering.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
-STARTED, STOPPED, DELETED = "started", "stopped", "deleted"
-_RANK = {STARTED: 1, STOPPED: 3}
+from shared.lifecycle_order import Order, order_lifecycle
+
+CREATED, STARTED, STOPPED, DELETED, RETRACTED = "created", "started", "stopped", "deleted", "retracted"
+
+# What a row of a resource may hold. Beyond it the oldest facts are folded: what is left leads to the same run, and one
+# more fact can only tell the difference if it comes later than so many others of its resource.
+FACTS_MAX = 128
+FACTS_KEPT = 64
 
 
 class RunKey(NamedTuple):
@@ -19,73 +26,98 @@ class RunKey(NamedTuple):
     event_id: str
 
 
-class Mark(NamedTuple):
-    """A start or a stop at its place in the order by time; `sequence` is -1 where the producer gave none."""
-
-    time_us: int
-    rank: int
+class FactKey(NamedTuple):
     source: str
     event_id: str
-    sequence: int
-
-    @property
-    def run(self) -> RunKey | None:
-        return RunKey(self.source, self.event_id) if self.rank == _RANK[STARTED] else None
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """One lifecycle event of a resource; `verb` is the type without its family: created, started, …"""
+    """One lifecycle event of a resource; `verb` is the type without its family: created, started, …
+
+    `replaces` names the fact that it takes out; a `retracted` takes one out and puts nothing in.
+    """
 
     verb: str
     time_us: int
     source: str
     event_id: str
     sequence: int | None = None
+    run_id: str | None = None
+    replaces: FactKey | None = None
+
+    @property
+    def key(self) -> FactKey:
+        return FactKey(self.source, self.event_id)
+
+    @property
+    def type(self) -> str:
+        """As the order names it; volumes know a part of the same verbs."""
+        return f"container.{self.verb}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Life:
-    """The summary: whether the sequence orders it, and the last start or stop by either order."""
+    """`facts` by their keys; `amended`: who took which fact out, also one that has not come yet."""
 
-    sequenced: bool = True
-    source: str | None = None
-    sources_differ: bool = False
-    deleted: bool = False
-    last_by_time: Mark | None = None
-    last_by_sequence: Mark | None = None
+    facts: tuple[Fact, ...] = ()
+    amended: tuple[tuple[FactKey, FactKey], ...] = ()
+
+    @cached_property
+    def order(self) -> Order[Fact]:
+        return order_lifecycle(self.facts)
+
+    @property
+    def created(self) -> bool:
+        return any(fact.verb == CREATED for fact in self.facts)
+
+    @property
+    def deleted(self) -> bool:
+        return any(fact.verb == DELETED for fact in self.facts)
 
     @property
     def running(self) -> RunKey | None:
         """The run that is running. After any `deleted` nothing runs, whatever comes late."""
         if self.deleted:
             return None
-        by_sequence = self.sequenced and not self.sources_differ
-        last = self.last_by_sequence if by_sequence else self.last_by_time
-        return None if last is None else last.run
+        started = self.order.running
+        return None if started is None else RunKey(*started.key)
 
 
 def learn_fact(life: Life, fact: Fact) -> Life:
-    """Join a fact to a life."""
-    grown = replace(
-        life,
-        sequenced=life.sequenced and fact.sequence is not None,
-        source=fact.source if life.source is None else min(life.source, fact.source),
-        sources_differ=life.sources_differ or life.source not in {None, fact.source},
-        deleted=life.deleted or fact.verb == DELETED,
-    )
-    rank = _RANK.get(fact.verb)
-    if rank is None:
-        return grown
-    sequence = -1 if fact.sequence is None else fact.sequence
-    mark = Mark(fact.time_us, rank, fact.source, fact.event_id, sequence)
-    by_time, by_sequence = life.last_by_time, life.last_by_sequence
-    return replace(
-        grown,
-        last_by_time=mark if by_time is None else max(by_time, mark),
-        last_by_sequence=mark if by_sequence is None else max(by_sequence, mark, key=_by_sequence),
-    )
+    """Join a fact to a life. A second creation, and a second amendment of one fact, change nothing."""
+    amended = dict(life.amended)
+    if fact.replaces is not None:
+        if amended.setdefault(fact.replaces, fact.key) != fact.key:
+            return life
+        if len(amended) > FACTS_MAX:
+            del amended[next(iter(amended))]
+    facts = {known.key: known for known in life.facts if known.key not in amended}
+    second = fact.verb == CREATED and any(known.verb == CREATED for known in facts.values())
+    if fact.verb != RETRACTED and fact.key not in amended and not second:
+        facts.setdefault(fact.key, fact)
+    grown = Life(tuple(sorted(facts.values(), key=_key)), tuple(amended.items()))
+    if grown == life:
+        return life
+    return grown if len(grown.facts) <= FACTS_MAX else _fold(grown)
 
 
-def _by_sequence(mark: Mark) -> tuple[int, Mark]:
-    return mark.sequence, mark
+def _fold(life: Life) -> Life:
+    """Keep the newest facts, and of the others what the state rests on: creation, deletion, last start, last stop."""
+    placed = [item.event for item in life.order.placed]
+    old, new = placed[:-FACTS_KEPT], placed[-FACTS_KEPT:]
+    last = {fact.verb: fact for fact in old if fact.verb in {CREATED, STARTED, STOPPED}}
+    running = life.order.running
+    kept = {fact.key: fact for fact in (*new, *last.values(), *_deletions(old))}
+    if running is not None:
+        kept[running.key] = running
+    return replace(life, facts=tuple(sorted(kept.values(), key=_key)))
+
+
+def _deletions(facts: Iterable[Fact]) -> list[Fact]:
+    """The first deletion: further ones say nothing more."""
+    return [fact for fact in facts if fact.verb == DELETED][:1]
+
+
+def _key(fact: Fact) -> FactKey:
+    return fact.key

@@ -6,7 +6,7 @@ import asyncpg
 import orjson
 
 from services.enforcement.rules.account import AccountKey
-from services.enforcement.rules.lifecycle import Life, Mark
+from services.enforcement.rules.lifecycle import Fact, FactKey, Life
 from services.enforcement.rules.resource import Resource, ResourceKey
 from shared.db import Connection
 
@@ -77,27 +77,35 @@ async def save_resources(connection: Connection, resources: Sequence[Resource]) 
 
 def encode_life(life: Life) -> str:
     return orjson.dumps(
-        [
-            life.sequenced,
-            life.source,
-            life.sources_differ,
-            life.deleted,
-            None if life.last_by_time is None else list(life.last_by_time),
-            None if life.last_by_sequence is None else list(life.last_by_sequence),
-        ]
+        {
+            "facts": [
+                [fact.verb, fact.time_us, fact.source, fact.event_id, fact.sequence, fact.run_id, fact.replaces]
+                for fact in life.facts
+            ],
+            "amended": life.amended,
+        },
+        default=tuple,
     ).decode()
 
 
 def decode_life(text: str) -> Life:
-    sequenced, source, sources_differ, deleted, by_time, by_sequence = orjson.loads(text)
+    found = orjson.loads(text)
     return Life(
-        sequenced,
-        source,
-        sources_differ,
-        deleted,
-        None if by_time is None else Mark(*by_time),
-        None if by_sequence is None else Mark(*by_sequence),
+        tuple(_fact(*values) for values in found["facts"]),
+        tuple((FactKey(*taken), FactKey(*by)) for taken, by in found["amended"]),
     )
+
+
+def _fact(
+    verb: str,
+    time_us: int,
+    source: str,
+    event_id: str,
+    sequence: int | None,
+    run_id: str | None,
+    replaces: list[str] | None,
+) -> Fact:
+    return Fact(verb, time_us, source, event_id, sequence, run_id, None if replaces is None else FactKey(*replaces))
 
 
 def _resource(row: asyncpg.Record) -> Resource:

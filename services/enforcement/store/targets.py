@@ -115,6 +115,22 @@ async def mark_done(connection: Connection, ids: Sequence[tuple[str, str]], now_
     return sorted({row["case_id"] for row in rows})
 
 
+async def mark_undone(connection: Connection, ids: Sequence[tuple[str, str]]) -> None:
+    """The resources named by (region, resource_id) exist: no case that is not cancelled is done with them."""
+    if not ids:
+        return
+    await connection.execute(
+        """
+        update deletion_target t set done_at = null
+        from unnest($1::text[], $2::text[]) k(region, resource_id), deletion_case c
+        where (t.region, t.resource_id) = (k.region, k.resource_id) and t.done_at is not null
+          and c.case_id = t.case_id and c.state <> 'cancelled'
+        """,
+        [region for region, _ in ids],
+        [resource_id for _, resource_id in ids],
+    )
+
+
 async def load_targets_to_abandon(connection: Connection, before_us: int, now_us: int, limit: int) -> list[Target]:
     """Targets of cancelled cases whose last command expired unconfirmed by `before_us`: nobody will delete them now.
 
