@@ -122,7 +122,7 @@ def _wire(
     api.include_router(BalanceApi(pool, clock, accounts, permits).router)
     api.include_router(HoursApi(Hours(pool, clock)).router)
     api.include_router(GrantsApi(grants, vouchers).router)
-    api.include_router(PaymentsApi(pool, Orders(pool, clock, accounts)).router)
+    api.include_router(PaymentsApi(pool, Orders(pool, clock, settings, accounts)).router)
     api.include_router(StreamsApi(Streams(pool, clock, charges)).router)
     api.include_router(dead_letter_routes(pool, consumer, payments))
     supervisor = Supervisor(

@@ -75,7 +75,7 @@ class Books:
             ChargePoster(clock, Directory(settings.regions, settings.shards), poster),
             PaymentPoster(clock, settings, poster),
             accounts,
-            Orders(pool, clock, accounts),
+            Orders(pool, clock, settings, accounts),
             grants := Grants(pool, clock, accounts, poster),
             Vouchers(pool, clock, settings, grants, make_code=lambda: "MADE-CODE-0001", guesses_max=3),
             Permits(pool, clock, settings, permit_us=PERMIT_US),

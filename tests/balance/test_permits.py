@@ -6,6 +6,7 @@ import pytest
 
 from services.balance.app import accounts as accounts_module
 from services.balance.app import permits as permits_module
+from services.balance.app.orders import Registration
 from services.balance.store.accounts import load_account
 from services.balance.store.adjustments import Adjustment, insert_adjustment
 from services.balance.store.permits import OwnUse, load_own_use
@@ -259,3 +260,25 @@ async def test_a_refund_that_failed_and_a_dispute_that_was_won_are_no_reversals(
         account = await load_account(connection, "vn", debtor)
         assert account is not None
         assert await load_own_use(connection, account.account_id, DUE_US) == OwnUse(0, account.standing.balance_micros)
+
+
+async def test_unattempted_orders_delay_two_hours_in_all_however_many_are_registered(books: Books, debtor: str) -> None:
+    late_us = DUE_US + 2 * HOUR_US
+
+    async def register(name: str, *, attempted: bool = False) -> None:
+        asked = Registration(name, "stripe", 5, late_us + HOUR_US, attempted)
+        await books.orders.register("vn", debtor, asked)
+
+    await register("o-0")
+    books.clock.set(late_us - 1)
+    with pytest.raises(Refusal, match="pending-order"):
+        await books.permits.grant("vn", debtor, START_US, DUE_US)
+    books.clock.set(late_us)
+    permit = await books.permits.grant("vn", debtor, START_US, DUE_US)
+    # A flood of orders that nobody tries to pay voids nothing any more; the first attempt does.
+    for number in range(1, 6):
+        await register(f"o-{number}")
+        await books.permits.redeem(permit.permit_id, f"ctr-{number}")
+    await register("o-3", attempted=True)
+    with pytest.raises(Refusal, match="ordered-since"):
+        await books.permits.redeem(permit.permit_id, "ctr-9")

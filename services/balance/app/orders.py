@@ -3,11 +3,13 @@
 from dataclasses import dataclass
 
 from services.balance.app.accounts import Accounts
+from services.balance.rules.permits import keeps_back
 from services.balance.store.accounts import Account, lock_account
 from services.balance.store.orders import Order, count_registration, insert_order, load_order, mark_attempted
-from shared.clock import Clock
+from shared.clock import SECOND_US, Clock
 from shared.db import Connection, Pool, transaction
 from shared.errors import Refusal
+from shared.settings import SharedSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +26,10 @@ class Registration:
 class Orders:
     """Use cases on pending orders."""
 
-    def __init__(self, pool: Pool, clock: Clock, accounts: Accounts) -> None:
+    def __init__(self, pool: Pool, clock: Clock, settings: SharedSettings, accounts: Accounts) -> None:
         self._pool = pool
         self._clock = clock
+        self._settings = settings
         self._accounts = accounts
 
     async def register(self, region: str, tenant_id: str, asked: Registration) -> tuple[Order, bool]:
@@ -48,6 +51,7 @@ class Orders:
                 asked.credit_micros,
             ):
                 raise Refusal("order-differs", f"order {asked.order_id} was registered with other contents")
+            # An attempt may bring money, whenever it is: it always voids permits.
             if asked.attempted and not known.attempted:
                 await mark_attempted(connection, asked.order_id)
                 await count_registration(connection, account.account_id)
@@ -65,5 +69,11 @@ class Orders:
             None,
         )
         await insert_order(connection, order)
-        await count_registration(connection, account.account_id)
+        if keeps_back(
+            attempted=asked.attempted,
+            negative_since_us=account.standing.negative_since_us,
+            grace_us=self._settings.regions[account.region].grace_seconds * SECOND_US,
+            now_us=order.registered_at_us,
+        ):
+            await count_registration(connection, account.account_id)
         return order

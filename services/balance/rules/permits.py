@@ -66,6 +66,11 @@ def check_orders(pending: Iterable[PendingOrder], due_us: int, now_us: int) -> N
             raise Refusal("pending-order", f"order {order.order_id} may still be paid", order_id=order.order_id)
 
 
+def keeps_back(*, attempted: bool, negative_since_us: int | None, grace_us: int, now_us: int) -> bool:
+    """Whether an order that is registered now voids permits. One without an attempt does not once its time is spent."""
+    return attempted or negative_since_us is None or now_us < negative_since_us + grace_us + UNATTEMPTED_DELAY_US
+
+
 def is_live(permit: Permit, debtor: Debtor, now_us: int) -> bool:
     """Whether a permit granted before still holds."""
     return (
