@@ -18,10 +18,11 @@ from asyncpg import UniqueViolationError
 from shared.clock import Clock
 from shared.db import Connection, Pool, is_transient, transaction
 from shared.dead_letters import DeadRecord, insert_dead_letters, lock_dead_letter, mark_replayed
-from shared.errors import Corruption, RecordError, Refusal, TransientFault
+from shared.errors import Corruption, RecordError, Refusal, TollkeeperError, TransientFault
 from shared.kafka import Record, describe_topics
 from shared.lenient_records import read_any_header_name
 from shared.log import get_logger
+from shared.set_aside import describe_error
 
 logger = get_logger(__name__)
 
@@ -371,7 +372,12 @@ class OffsetConsumer:
                     record.topic, record.topic_id, record.partition, record.offset, record.key, body, record.headers
                 )
             poll = Poll((record,))
-            await self._apply(connection, poll)
+            try:
+                await self._apply(connection, poll)
+            except Exception as error:
+                if is_transient(error) or isinstance(error, TollkeeperError):
+                    raise
+                raise Refusal("dead-letter-refused-again", describe_error(error), status=422) from error
             if poll.dead:
                 raise Refusal("dead-letter-refused-again", f"{poll.dead[0].reason}: {poll.dead[0].detail}", status=422)
             await mark_replayed(connection, dead_id, self._clock.now_us())

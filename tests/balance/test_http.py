@@ -15,9 +15,13 @@ from services.balance.app.accounts import OPERATOR_AMOUNT_MICROS_MAX
 from services.balance.app.hours import Hours
 from services.balance.app.streams import Streams
 from shared.clock import HOUR_US
+from shared.consumer import OffsetConsumer
+from shared.errors import Refusal
 from shared.http import create_api
+from shared.topics import PAYMENT_EVENTS
 from tests.balance.batches import charges, encode, make_batch, simple, tenants_of
 from tests.balance.books import GRACE_US, START_US, Books
+from tests.balance.facts import captured
 from tests.balance.test_stopped_streams import beyond_bigint
 
 MAX = 2**63 - 1
@@ -268,3 +272,17 @@ async def test_a_stream_is_resumed_by_name_and_reason(books: Books, http: httpx.
     answer = await http.post("/streams/1/resume", json=word)
     after = {"shard": 1, "seq": 1, "stopped_reason": None, "set_aside": 1, "would_post": None}
     assert (answer.status_code, answer.json()) == (200, after)
+
+
+async def test_a_dead_letter_that_the_database_refuses_again_is_a_refusal(books: Books) -> None:
+    await books.pay(captured("p-1", MAX), b"no event")
+    apply = books.payment_poster.apply
+    consumer = OffsetConsumer(
+        books.pool, books.clock, apply, bootstrap="", topic_prefix="", topics=(PAYMENT_EVENTS,), group="b"
+    )
+    [(dead_id,)] = await books.rows("select dead_id from dead_letter")
+    with pytest.raises(Refusal, match="dead-letter-refused-again") as refusal:
+        await consumer.replay(str(dead_id), captured("p-2", 1).model_dump_json().encode())
+    assert refusal.value.status == 422
+    await consumer.replay(str(dead_id), captured("p-2", 1, tenant="other").model_dump_json().encode())
+    assert await books.balance("other") == 1
