@@ -159,3 +159,16 @@ async def test_posting_time_never_goes_back(books: Books) -> None:
 
 def _shard(region: str, tenant_id: str) -> int:
     return shard_of(region, tenant_id, SHARDS)
+
+
+@pytest.mark.parametrize("wrong_order", [True, False])
+async def test_two_totals_are_posted_correction_first(books: Books, wrong_order: bool) -> None:  # noqa: FBT001
+    """As metering sends them, sorted by the class's name: the charge would empty the account if it came first."""
+    [tenant] = tenants_of(0, 1)
+    await books.credit(tenant, 5, "k1")
+    totals = [("gpu", "charge", 9), ("gpu", "credit_correction", -6)]
+    listed = totals if wrong_order else totals[::-1]
+    await books.post(encode(make_batch(0, 1, [charges(tenant, listed)])))  # type: ignore[arg-type]
+    after = await books.rows("select class, balance_after_micros from entry where seq = 1 order by entry_number")
+    assert after == [("credit_correction", 11), ("charge", 2)]
+    assert await books.told(tenant) == ["opened", "credited"]
