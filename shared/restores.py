@@ -184,8 +184,8 @@ class Restores:
         await ensure_partitions(connection, "outbox", restore.restored_at_us)
         await insert_restore(connection, restore)
         await save_mark(connection, restore.incarnation, mark.present_identity)
-        await recovery.adopt(connection, restore, starts)
         await raise_heads(connection, seen.heads)
+        await recovery.adopt(connection, restore, starts)
         await save_published_offsets(connection, seen.offsets)
         await append_messages(connection, [restored_message(self._service, restore)], restore.restored_at_us)
 

@@ -13,9 +13,10 @@ from shared.events.account import AccountEventType, AccountState
 from shared.events.cloudevents import Instant, Micros, RegionName, TenantId, load_envelope
 from shared.events.lifecycle import LifecycleEvent, read_lifecycle
 from shared.events.reading import Read, is_known_type, read_as
+from shared.events.service import ServiceRestoreConfirmed, ServiceRestored, read_service_event
 from shared.kafka import Record
 from shared.settings import Region
-from shared.topics import ACCOUNT_EVENTS
+from shared.topics import ACCOUNT_EVENTS, SERVICE_EVENTS
 
 # Clocks of producers run ahead a little; what is further ahead waits until it is due.
 AHEAD_US_MAX = 5 * MINUTE_US
@@ -56,11 +57,13 @@ class _AccountRead(Read):
 
 _ACCOUNT_TYPES = frozenset(get_args(AccountEventType))
 
-Known = Account | LifecycleFact | FutureFact
+Known = Account | LifecycleFact | FutureFact | ServiceRestored | ServiceRestoreConfirmed
 
 
 def read_record(record: Record, regions: Mapping[str, Region], now_us: int) -> Known | None:
     """What a record says; None for what enforcement has no use for. Raises RecordError."""
+    if record.topic == SERVICE_EVENTS:
+        return read_service_event(record)
     envelope = load_envelope(record)
     if record.topic == ACCOUNT_EVENTS:
         known = is_known_type(envelope, _ACCOUNT_TYPES, ACCOUNT_EVENTS)

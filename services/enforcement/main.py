@@ -10,6 +10,7 @@ import uvloop
 from fastapi import FastAPI
 
 from services.enforcement.api import create_routes
+from services.enforcement.app.catch_up import learn_newest
 from services.enforcement.clients.asking import open_client
 from services.enforcement.service import Resources, Service
 from services.enforcement.settings import Settings
@@ -19,8 +20,11 @@ from shared.http import create_api, dead_letter_routes, serve
 from shared.kafka import open_producer
 from shared.log import configure_logging
 from shared.outbox import keep_topic_layout
+from shared.restore_routes import restore_routes
+from shared.restores import Recovery, Restores
 from shared.supervisor import Supervisor
-from shared.topics import TOPICS
+from shared.topic_reader import TopicReader
+from shared.topics import COMMANDS, ENFORCEMENT_EVENTS, TOPICS
 
 MIGRATIONS = (SHARED_MIGRATIONS, Path(__file__).parent / "migrations")
 
@@ -48,12 +52,24 @@ async def open_service(settings: Settings, clock: Clock) -> AsyncIterator[Servic
 
 async def run_service(settings: Settings) -> None:
     async with open_service(settings, open_clock(settings.test_clock)) as service:
+        await notice_restore(service)
         loops = service.loops()
         supervisor = Supervisor({**loops, "api": lambda: serve(api, settings.host, settings.enforcement_port)})
         api: FastAPI = create_api("Enforcement", readiness=lambda: service.readiness(supervisor.problems))
         api.include_router(create_routes(service))
         api.include_router(dead_letter_routes(service.pool, service.consumer))
+        api.include_router(restore_routes(service.pool, service.clock, "enforcement"))
         await supervisor.run()
+
+
+async def notice_restore(service: Service) -> None:
+    """Before any loop: was this database set back, and what is the newest that balance said of every account?"""
+    settings, pool = service.settings, service.pool
+    reader = TopicReader(settings.kafka_bootstrap, settings.topic_prefix)
+    topics = (COMMANDS, ENFORCEMENT_EVENTS)
+    restores = Restores(pool, service.clock, reader, service.relay, service="enforcement", topics=topics)
+    service.enforce.incarnation = await restores.run(Recovery())
+    await learn_newest(service.enforce, reader)
 
 
 def main(arguments: list[str]) -> int:

@@ -47,15 +47,22 @@ def derive_id(*parts: str | int) -> str:
 
 
 class Messages:
-    """Makes messages for a deployment's number of shards, at one instant."""
+    """Makes messages for a deployment's number of shards, at one instant.
 
-    def __init__(self, shards: int, now_us: int) -> None:
+    Ids count what was done. After a restore the count may begin again, so the incarnation is part of them from then on.
+    """
+
+    def __init__(self, shards: int, now_us: int, incarnation: int = 0) -> None:
         self._shards = shards
         self._now_us = now_us
+        self._incarnation = incarnation
+
+    def _name(self, *parts: str | int) -> str:
+        return derive_id(*parts, *([f"restore-{self._incarnation}"] if self._incarnation else []))
 
     def stop(self, order: StopOrder) -> Message:
         command = StopCommand(
-            id=derive_id(order.resource_id, order.run.source, order.run.event_id, "stop", order.attempt),
+            id=self._name(order.resource_id, order.run.source, order.run.event_id, "stop", order.attempt),
             subject=order.resource_id,
             time=self._now_us,
             data=StopData(
@@ -72,7 +79,7 @@ class Messages:
     def delete(self, order: DeleteOrder) -> Message:
         key = order.case.key
         command = DeleteCommand(
-            id=derive_id(order.case.case_id, order.resource_id, "delete", order.attempt),
+            id=self._name(order.case.case_id, order.resource_id, "delete", order.attempt),
             type="container.delete" if order.family == "container" else "volume.delete",
             subject=order.resource_id,
             time=self._now_us,
@@ -96,16 +103,16 @@ class Messages:
             resource_id=resource_id,
             run=Run(source=run.source, event_id=run.event_id),
         )
-        return self._event(kind, derive_id(resource_id, *run, kind, attempts), resource_id, key, data)
+        return self._event(kind, self._name(resource_id, *run, kind, attempts), resource_id, key, data)
 
     def case_event(self, kind: EnforcementEventType, case: Case, reason: str | None = None) -> Message:
         data = self._case_data(case, None, reason)
-        event_id = derive_id(case.case_id, kind, case.changes)
+        event_id = self._name(case.case_id, kind, case.changes)
         return self._event(kind, event_id, f"{case.key.region}/{case.key.tenant_id}", case.key, data)
 
     def reminder(self, case: Case, planned_at_us: int) -> Message:
         """Named by when it was planned, so that a case never has two of one instant."""
-        event_id = derive_id(case.case_id, "deletion.reminder", format_instant(planned_at_us))
+        event_id = self._name(case.case_id, "deletion.reminder", format_instant(planned_at_us))
         data = self._case_data(case, None, None)
         return self._event("deletion.reminder", event_id, f"{case.key.region}/{case.key.tenant_id}", case.key, data)
 
@@ -113,7 +120,7 @@ class Messages:
         self, kind: EnforcementEventType, case: Case, resource_id: str, attempt: int, reason: str | None = None
     ) -> Message:
         data = self._case_data(case, resource_id, reason)
-        return self._event(kind, derive_id(case.case_id, resource_id, kind, attempt), resource_id, case.key, data)
+        return self._event(kind, self._name(case.case_id, resource_id, kind, attempt), resource_id, case.key, data)
 
     def _case_data(self, case: Case, resource_id: str | None, reason: str | None) -> EnforcementData:
         return EnforcementData(

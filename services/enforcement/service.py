@@ -23,9 +23,9 @@ from shared.consumer import OffsetConsumer
 from shared.db import Pool
 from shared.outbox import Relay
 from shared.supervisor import Loop
-from shared.topics import ACCOUNT_EVENTS, LIFECYCLE
+from shared.topics import ACCOUNT_EVENTS, LIFECYCLE, SERVICE_EVENTS
 
-CONSUMED = (LIFECYCLE, ACCOUNT_EVENTS)
+CONSUMED = (LIFECYCLE, ACCOUNT_EVENTS, SERVICE_EVENTS)
 
 
 @dataclass(frozen=True, slots=True)

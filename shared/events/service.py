@@ -6,9 +6,12 @@ higher incarnation than ever before. Deletions stay frozen until an operator con
 
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from shared.events.cloudevents import Identifier, SentInstant
+from shared.events.cloudevents import Identifier, SentInstant, load_envelope
+from shared.events.reading import Vocabulary, is_known_type, read_union
+from shared.kafka import Record
+from shared.topics import SERVICE_EVENTS
 
 ServiceName = Literal["metering", "balance", "payment", "enforcement"]
 Incarnation = Annotated[int, Field(strict=True, ge=1, lt=2**22)]
@@ -20,7 +23,7 @@ class RestoredData(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    service: ServiceName
+    service: Annotated[str, Vocabulary(ServiceName)]
     incarnation: Incarnation
     restored_at: SentInstant
     told_until: SentInstant | None
@@ -31,7 +34,7 @@ class ConfirmedData(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    service: ServiceName
+    service: Annotated[str, Vocabulary(ServiceName)]
     incarnation: Incarnation
     confirmed_at: SentInstant
     actor: str
@@ -62,3 +65,12 @@ class ServiceRestoreConfirmed(_Event):
 
 
 ServiceEvent = Annotated[ServiceRestored | ServiceRestoreConfirmed, Field(discriminator="type")]
+
+_READER: Final[TypeAdapter[ServiceRestored | ServiceRestoreConfirmed]] = TypeAdapter(ServiceEvent)
+
+
+def read_service_event(record: Record) -> ServiceRestored | ServiceRestoreConfirmed | None:
+    """None for a type that this version does not know. Raises RecordError."""
+    envelope = load_envelope(record)
+    known = is_known_type(envelope, ("service.restored", "service.restore_confirmed"), SERVICE_EVENTS)
+    return read_union(_READER, envelope) if known else None

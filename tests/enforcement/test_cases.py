@@ -81,8 +81,7 @@ async def test_an_answer_older_than_what_is_known_changes_nothing(open_world: Op
     world = await open_debt(open_world, "ctr-1")
     world.move(3600)
     await world.learn(account("ok", 7))
-    world.balance.set(account("negative", 5, since_us=START_US))
-    assert await world.service.sweep.sweep() == 0
+    await world.service.sweep._apply([account("negative", 5, since_us=START_US)])
     assert [case["state"] for case in await world.cases()] == ["cancelled"]
 
 

@@ -16,7 +16,7 @@ from services.enforcement.rules.resource import Family, ResourceKey
 from services.enforcement.service import Service
 from services.enforcement.store.cases import describe_cases
 from shared.clock import SECOND_US, FixedClock, format_instant
-from shared.topics import ACCOUNT_EVENTS, COMMANDS, ENFORCEMENT_EVENTS, LIFECYCLE
+from shared.topics import ACCOUNT_EVENTS, COMMANDS, ENFORCEMENT_EVENTS, LIFECYCLE, TOPICS
 from tests.enforcement.fake_balance import FakeBalance
 from tests.enforcement.fake_neighbours import FakeMetering, FakePayment
 from tests.support.eventually import eventually
@@ -171,7 +171,7 @@ class World:
 
     async def publish(self, topic: str, event: dict[str, Any]) -> None:
         name = self.service.settings.topic_prefix + topic
-        await self._producer.send_and_wait(name, orjson.dumps(event), partition=0)
+        await self._producer.send_and_wait(name, orjson.dumps(event), key=event["subject"].encode(), partition=0)
 
     async def settle(self) -> None:
         """Wait until everything that was published is applied and everything that was decided is published."""
@@ -234,7 +234,8 @@ class World:
         await consumer.start()
         found: list[dict[str, Any]] = []
         try:
-            partitions = [TopicPartition(name, number) for number in range(4)]
+            counts = {item.name: item.partitions for item in TOPICS}
+            partitions = [TopicPartition(name, number) for number in range(counts[topic])]
             consumer.assign(partitions)
             ends = await consumer.end_offsets(partitions)
             for partition in partitions:

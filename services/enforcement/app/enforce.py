@@ -9,13 +9,18 @@ from services.enforcement.app.unit import Fact, OutboxDays, Unit
 from services.enforcement.handlers import FutureFact, LifecycleFact, read_envelope, read_record
 from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.settings import Settings
+from services.enforcement.store.accounts import set_back_version
+from services.enforcement.store.halts import insert_halt
 from services.enforcement.store.parked import ParkedKey, insert_parked, load_due_parked, take_parked
 from services.enforcement.store.resources import load_resources
+from services.enforcement.store.restores import save_service_events
+from services.enforcement.store.sweep_turns import give_sweep_back
 from services.enforcement.store.stops import StopTurn, load_due_ids, load_requests
 from shared.clock import Clock
 from shared.consumer import Poll
 from shared.db import Connection, Pool, transaction
 from shared.errors import RecordError
+from shared.events.service import ServiceRestoreConfirmed, ServiceRestored
 
 BATCH = 500
 
@@ -29,13 +34,15 @@ class Enforce:
         self.settings = settings
         self._wake_relay = wake_relay
         self.isolation = Isolation(pool, clock)
+        # Of this database: part of every id that counts what it did, for it may have been set back.
+        self.incarnation = 0
         self._days = OutboxDays()
 
     @asynccontextmanager
     async def unit(self) -> AsyncIterator[tuple[Connection, Unit]]:
         """A transaction with its unit; wakes the relay once it is in."""
         async with transaction(self.pool) as connection:
-            unit = Unit(connection, self.clock, self.settings)
+            unit = Unit(connection, self.clock, self.settings, self.incarnation)
             remember = await self._days.ensure(connection, unit.now_us)
             yield connection, unit
         remember()
@@ -44,10 +51,11 @@ class Enforce:
 
     async def apply(self, connection: Connection, poll: Poll) -> None:
         """Apply a poll of lifecycle and account events in the consumer's transaction."""
-        unit = Unit(connection, self.clock, self.settings)
+        unit = Unit(connection, self.clock, self.settings, self.incarnation)
         poll.after_commit(await self._days.ensure(connection, unit.now_us))
         facts: list[Fact] = []
         future: list[FutureFact] = []
+        restores: list[ServiceRestored | ServiceRestoreConfirmed] = []
         for record in poll.records:
             try:
                 known = read_record(record, self.settings.regions, unit.now_us)
@@ -56,9 +64,15 @@ class Enforce:
                 continue
             if isinstance(known, FutureFact):
                 future.append(known)
+            elif isinstance(known, ServiceRestored | ServiceRestoreConfirmed):
+                restores.append(known)
             elif known is not None:
                 facts.append(known)
         await insert_parked(connection, future)
+        if restores:
+            await save_service_events(connection, restores)
+            # What was believed of accounts is to be asked again at once.
+            await give_sweep_back(connection)
         if facts:
             await unit.save(await unit.learn(facts))
         poll.after_commit(unit.committed)
@@ -72,6 +86,17 @@ class Enforce:
             scene = await unit.learn(answers)
             await unit.save(scene)
         return len(scene.changed_accounts)
+
+    async def take_back(self, answer: Account) -> None:
+        """Believe what balance answers although it had published a newer version: its ledger was set back.
+
+        Nobody is deleted before an operator has looked.
+        """
+        async with self.unit() as (connection, unit):
+            reason = f"balance answers version {answer.version} of {'/'.join(answer.key)} and had published a newer one"
+            await insert_halt(connection, "balance", answer.key.region, reason, unit.now_us)
+            await set_back_version(connection, answer.key, answer.version - 1)
+            await unit.save(await unit.learn([answer]))
 
     async def send_held_back_stops(self) -> int:
         """Send first commands that the breaker made wait, as far as it allows them now; answer how many were sent."""

@@ -87,8 +87,27 @@ class Sweep:
         newer = [account for account in known if account.version > versions.get(account.key, 0)]
         await self._enforce.isolation.release(KIND, [_name(account) for account in known if account not in newer])
         healed = await self._enforce.isolation.apply(KIND, newer, _name, self._enforce.apply_answers)
+        for account in known:
+            if account.version < versions.get(account.key, 0):
+                healed += await self._take_back(account.key)
         metrics.SWEEP_HEALED.inc(healed)
         return healed
+
+    async def _take_back(self, key: AccountKey) -> bool:
+        """Ask again for an account whose answer was older than what is known.
+
+        What is known before the question was published before it; a ledger that still answers less was set back, and
+        its answer is the truth. An older answer that crossed an event is no contradiction.
+        """
+        async with transaction(self._enforce.pool) as connection:
+            version = (await load_versions(connection, [key])).get(key, 0)
+        found = await self._balance.load_account(key)
+        answer = None if found is None else found.to_account()
+        if answer is None or answer.version >= version:
+            return False
+        logger.error("sweep.balance_set_back", region=key.region, tenant_id=key.tenant_id, known_version=version)
+        await self._enforce.take_back(answer)
+        return True
 
     async def _set_aside(self, key: AccountKey, error: Exception) -> None:
         metrics.SWEEP_UNUSABLE.inc()

@@ -35,11 +35,11 @@ class Unit:
     `committed` must be called after the commit: it wakes the relay and counts.
     """
 
-    def __init__(self, connection: Connection, clock: Clock, settings: Settings) -> None:
+    def __init__(self, connection: Connection, clock: Clock, settings: Settings, incarnation: int = 0) -> None:
         self._connection = connection
         self._settings = settings
         self.now_us = clock.now_us()
-        self.make = Messages(settings.shards, self.now_us)
+        self.make = Messages(settings.shards, self.now_us, incarnation)
         self._on_commit: list[Callable[[], object]] = []
 
     async def begin(self, keys: Sequence[AccountKey]) -> Scene:

@@ -52,6 +52,18 @@ async def load_versions(connection: Connection, keys: Sequence[AccountKey]) -> d
     return {AccountKey(row["region"], row["tenant_id"]): row["account_version"] for row in rows}
 
 
+async def set_back_version(connection: Connection, key: AccountKey, version: int) -> None:
+    """Forget that newer versions of an account were seen."""
+    await connection.execute(
+        """
+        update enforced_account set account_version = least(account_version, $3)
+        where region = $1 and tenant_id = $2
+        """,
+        *key,
+        version,
+    )
+
+
 async def load_accounts_to_ask(connection: Connection) -> list[AccountKey]:
     """The accounts that are believed at or below zero, or have an open deletion case."""
     rows = await connection.fetch(

@@ -5,6 +5,7 @@ Whoever finds a reason inserts one: this service's clock guard, or what hears th
 
 from dataclasses import dataclass
 
+from services.enforcement.store.restores import load_unconfirmed
 from shared.db import Connection
 
 
@@ -31,11 +32,15 @@ async def insert_halt(connection: Connection, service: str, region: str | None, 
 
 
 async def load_halts(connection: Connection) -> list[Halt]:
-    """The open halts, the oldest first."""
+    """The open halts, the oldest first, then restores: each of those ends with its own confirmation."""
     rows = await connection.fetch(
         "select service, region, reason, halted_at from halt where resumed_at is null order by halt_id"
     )
-    return [Halt(*row) for row in rows]
+    restores = [
+        Halt(service, None, f"restore {incarnation} of {service} is not confirmed by an operator", restored_at_us)
+        for service, incarnation, restored_at_us in await load_unconfirmed(connection)
+    ]
+    return [Halt(*row) for row in rows] + restores
 
 
 async def load_halts_of(connection: Connection, region: str) -> tuple[str, ...]:
