@@ -164,6 +164,12 @@ async def find_unconfirmed_restore(connection: Connection) -> int | None:
     return found
 
 
+async def find_last_restore(connection: Connection) -> int | None:
+    """When this database was last set back."""
+    found: int | None = await connection.fetchval("select max(restored_at) from restore_record")
+    return found
+
+
 async def confirm_restores(connection: Connection, incarnation: int, actor: str, reason: str, now_us: int) -> int:
     """Confirm a restore and those before it; answer how many were not confirmed."""
     status = await connection.execute(

@@ -2,11 +2,12 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.balance.app.orders import Orders, Registration
 from services.balance.store.accounts import load_account
+from services.balance.store.orders import list_pending_orders
 from services.balance.store.payments import load_payment_facts
 from shared.clock import format_instant
 from shared.db import Pool, transaction
@@ -32,9 +33,11 @@ class PaymentsApi:
     def __init__(self, pool: Pool, orders: Orders) -> None:
         self._pool = pool
         self._orders = orders
-        self.router = APIRouter(prefix="/v1/accounts/{region}/{tenant_id}", tags=["payments"])
-        self.router.add_api_route("/orders/{order_id}", self.register, methods=["PUT"])
-        self.router.add_api_route("/payments/{payment_id}", self.payment, methods=["GET"])
+        self.router = APIRouter(prefix="/v1", tags=["payments"])
+        account = "/accounts/{region}/{tenant_id}"
+        self.router.add_api_route(f"{account}/orders/{{order_id}}", self.register, methods=["PUT"])
+        self.router.add_api_route(f"{account}/payments/{{payment_id}}", self.payment, methods=["GET"])
+        self.router.add_api_route("/pending-orders", self.pending, methods=["GET"])
 
     async def register(
         self, region: RegionName, tenant_id: TenantId, order_id: Identifier, body: OrderBody, response: Response
@@ -49,6 +52,12 @@ class PaymentsApi:
             "attempted": order.attempted or body.attempted,
             "ended_at": None if order.ended_at_us is None else format_instant(order.ended_at_us),
         }
+
+    async def pending(self, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 500) -> dict[str, Any]:
+        """A page of every account's pending orders by id: payment looks for those that it does not know."""
+        async with transaction(self._pool) as connection:
+            found = await list_pending_orders(connection, after, limit)
+        return {"orders": found, "next": found[-1]["order_id"] if len(found) == limit else None}
 
     async def payment(self, region: RegionName, tenant_id: TenantId, payment_id: Identifier) -> dict[str, Any]:
         """What was posted for a payment: its credit and what reversed it. 404 before it is credited."""

@@ -24,6 +24,7 @@ from services.balance.app.payments import PaymentPoster
 from services.balance.app.permits import Permits
 from services.balance.app.post import Poster
 from services.balance.app.post_charges import ChargePoster
+from services.balance.app.recovery import BalanceRecovery, load_present
 from services.balance.app.streams import Streams
 from services.balance.app.vouchers import Vouchers
 from services.balance.settings import BalanceSettings, MeteringSettings, OwnerSettings
@@ -36,9 +37,12 @@ from shared.http import create_api, dead_letter_routes, serve
 from shared.kafka import open_producer
 from shared.log import configure_logging, get_logger
 from shared.outbox import Relay, keep_topic_layout
+from shared.restore_routes import restore_routes
+from shared.restores import Restores
 from shared.settings import SharedSettings
 from shared.supervisor import Supervisor
-from shared.topics import CHARGES, PAYMENT_EVENTS, TOPICS
+from shared.topic_reader import TopicReader
+from shared.topics import ACCOUNT_EVENTS, CHARGES, PAYMENT_EVENTS, TOPICS
 
 logger = get_logger(__name__)
 
@@ -64,6 +68,7 @@ async def run_service() -> None:
     producer = await open_producer(settings.kafka_bootstrap, f"{settings.topic_prefix}balance")
     relay = Relay(pool, producer, clock, topic_prefix=settings.topic_prefix, partitions=partitions, idle_seconds=0.01)
     try:
+        await _notice_restore(settings, own, pool, clock, relay)
         async with httpx.AsyncClient(base_url=MeteringSettings().url, timeout=10) as metering:
             await _wire(settings, own, pool, clock, relay, metering).run()
     finally:
@@ -71,15 +76,21 @@ async def run_service() -> None:
         await pool.close()
 
 
-def _wire(
-    settings: SharedSettings,
-    own: BalanceSettings,
-    pool: Pool,
-    clock: Clock,
-    relay: Relay,
-    metering: httpx.AsyncClient,
-) -> Supervisor:
-    poster = Poster(low_cooldown_us=own.low_cooldown_seconds * SECOND_US)
+async def _notice_restore(
+    settings: SharedSettings, own: BalanceSettings, pool: Pool, clock: Clock, relay: Relay
+) -> None:
+    """Before any loop: was this database set back?"""
+    reader = TopicReader(settings.kafka_bootstrap, settings.topic_prefix)
+    restores = Restores(pool, clock, reader, relay, service="balance", topics=(ACCOUNT_EVENTS,))
+    silent = Poster(low_cooldown_us=own.low_cooldown_seconds * SECOND_US, tells=False)
+    consumers = _make_consumers(settings, own, pool, clock, silent)[1:]
+    await restores.run(BalanceRecovery(pool, clock, settings, reader=reader, consumers=consumers))
+
+
+def _make_consumers(
+    settings: SharedSettings, own: BalanceSettings, pool: Pool, clock: Clock, poster: Poster
+) -> tuple[ChargePoster, OffsetConsumer, OffsetConsumer]:
+    """Of charges, with what posts them, and of payments."""
     charges = ChargePoster(clock, Directory(settings.regions, settings.shards), poster)
     consumer = OffsetConsumer(
         pool,
@@ -105,6 +116,19 @@ def _wire(
         wait_ms=20,
         linger_seconds=LINGER_SECONDS,
     )
+    return charges, consumer, payments
+
+
+def _wire(
+    settings: SharedSettings,
+    own: BalanceSettings,
+    pool: Pool,
+    clock: Clock,
+    relay: Relay,
+    metering: httpx.AsyncClient,
+) -> Supervisor:
+    poster = Poster(low_cooldown_us=own.low_cooldown_seconds * SECOND_US)
+    charges, consumer, payments = _make_consumers(settings, own, pool, clock, poster)
     healer = GapHealer(pool, clock, charges, metering, own.resend_pause_seconds)
 
     def readiness() -> dict[str, str]:
@@ -125,6 +149,7 @@ def _wire(
     api.include_router(PaymentsApi(pool, Orders(pool, clock, settings, accounts)).router)
     api.include_router(StreamsApi(Streams(pool, clock, charges)).router)
     api.include_router(dead_letter_routes(pool, consumer, payments))
+    api.include_router(restore_routes(pool, clock, "balance", load_present))
     supervisor = Supervisor(
         {
             "consumer": consumer.run,

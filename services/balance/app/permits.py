@@ -12,11 +12,12 @@ from services.balance.store.permits import (
     load_permit,
     load_redemption,
 )
-from shared.clock import SECOND_US, Clock
+from shared.clock import SECOND_US, Clock, format_instant
 from shared.db import Connection, Pool, transaction
 from shared.errors import Refusal
 from shared.ids import fact_id
 from shared.log import get_logger
+from shared.restore_records import find_last_restore, find_unconfirmed_restore
 from shared.settings import SharedSettings
 
 logger = get_logger(__name__)
@@ -78,8 +79,17 @@ class Permits:
         return permit, redemption
 
     async def _load_debtor(self, connection: Connection, account: Account, now_us: int) -> Debtor:
+        restore = await find_unconfirmed_restore(connection)
+        if restore is not None:
+            detail = f"this ledger was set back (incarnation {restore}) and no operator has confirmed what was lost"
+            raise Refusal("restore-unconfirmed", detail)
+        restored_at_us = await find_last_restore(connection)
         standing = account.standing
         grace_us = self._settings.regions[account.region].grace_seconds * SECOND_US
+        if restored_at_us is not None and now_us < restored_at_us + grace_us:
+            # The ledger has lost credits that it can't know: it proves a grace period below zero only after it.
+            detail = f"this ledger was set back at {format_instant(restored_at_us)}, less than a grace period ago"
+            raise Refusal("restored-recently", detail)
         own_use = await load_own_use(connection, account.account_id, now_us - grace_us)
         return Debtor(
             standing.balance_micros,

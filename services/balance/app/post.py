@@ -11,6 +11,7 @@ from services.balance.store.accounts import Account, save_standings
 from services.balance.store.chain import Head, Link, insert_links
 from services.balance.store.partitions import ensure_day
 from services.balance.store.posting import Place, Touched, post_entries
+from services.balance.store.restores import add_restated
 from shared.db import Connection, day_of
 from shared.outbox import Message, append_messages
 
@@ -22,8 +23,10 @@ AfterCommit = Callable[[Callable[[], None]], None]
 class Poster:
     """Posts under chain heads that the caller holds. Keeps which days' partitions are there, and nothing else."""
 
-    def __init__(self, *, low_cooldown_us: int) -> None:
+    def __init__(self, *, low_cooldown_us: int, tells: bool = True) -> None:
+        """With `tells` false it publishes nothing and remembers whose news it was: a restore tells it at its end."""
         self._low_cooldown_us = low_cooldown_us
+        self._tells = tells
         self._days: set[date] = set()
 
     async def ensure_days(self, connection: Connection, instants_us: Sequence[int], after_commit: AfterCommit) -> None:
@@ -65,6 +68,7 @@ class Poster:
         messages = [opening_message(account) for account in opened]
         standings: list[tuple[int, Standing]] = []
         told: list[Told] = []
+        moved = [account.account_id for account in opened]
         for item in sorted(touched, key=lambda item: item.account_id):
             standing, events = item.before, list[Told]()
             for burn_micros, movements in steps(item.account_id):
@@ -78,9 +82,12 @@ class Poster:
                 for event in events
             ]
             told += events
+            moved += [item.account_id] if events else []
         if standings:
             await save_standings(connection, standings)
-        if messages:
+        if not self._tells:
+            await add_restated(connection, moved)
+        elif messages:
             await append_messages(connection, messages, max(instants.values()))
         return told
 

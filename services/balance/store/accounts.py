@@ -10,7 +10,7 @@ from services.balance.wire import WireBatch
 from shared.db import Connection
 from shared.money import AMOUNT_MICROS_MAX
 
-_COLUMNS = """
+ACCOUNT_COLUMNS = """
     account_id, shard, region, tenant_id, currency, opened_at, credits, last_posted_at, state, balance_micros,
     burn_micros_per_hour, account_version, negative_since, low_told, low_told_at, held_micros, orders,
     entries
@@ -66,7 +66,7 @@ async def insert_accounts(connection: Connection, openings: Sequence[Opening]) -
         select k.*, k.opened_at
         from unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::timestamptz[])
           k(region, tenant_id, shard, currency, opened_at)
-        order by region, tenant_id on conflict do nothing returning {_COLUMNS}
+        order by region, tenant_id on conflict do nothing returning {ACCOUNT_COLUMNS}
         """,  # noqa: S608 - a constant
         [opening.region for opening in openings],
         [opening.tenant_id for opening in openings],
@@ -74,34 +74,34 @@ async def insert_accounts(connection: Connection, openings: Sequence[Opening]) -
         [opening.currency for opening in openings],
         [opening.opened_at_us for opening in openings],
     )
-    return [_account(row) for row in rows]
+    return [read_account(row) for row in rows]
 
 
 async def lock_account(connection: Connection, region: str, tenant_id: str) -> Account | None:
     row = await connection.fetchrow(
-        f"select {_COLUMNS} from account where region = $1 and tenant_id = $2 for no key update",  # noqa: S608 - a constant
+        f"select {ACCOUNT_COLUMNS} from account where region = $1 and tenant_id = $2 for no key update",  # noqa: S608 - a constant
         region,
         tenant_id,
     )
-    return None if row is None else _account(row)
+    return None if row is None else read_account(row)
 
 
 async def lock_account_id(connection: Connection, account_id: int) -> Account:
     row = await connection.fetchrow(
-        f"select {_COLUMNS} from account where account_id = $1 for no key update",  # noqa: S608 - a constant
+        f"select {ACCOUNT_COLUMNS} from account where account_id = $1 for no key update",  # noqa: S608 - a constant
         account_id,
     )
     assert row is not None, "accounts are never deleted"
-    return _account(row)
+    return read_account(row)
 
 
 async def load_account(connection: Connection, region: str, tenant_id: str) -> Account | None:
     row = await connection.fetchrow(
-        f"select {_COLUMNS} from account where region = $1 and tenant_id = $2",  # noqa: S608 - a constant
+        f"select {ACCOUNT_COLUMNS} from account where region = $1 and tenant_id = $2",  # noqa: S608 - a constant
         region,
         tenant_id,
     )
-    return None if row is None else _account(row)
+    return None if row is None else read_account(row)
 
 
 async def load_accounts_of(
@@ -110,13 +110,13 @@ async def load_accounts_of(
     """The accounts among (region, tenant_id) that are there; the caller holds their chain heads."""
     rows = await connection.fetch(
         f"""
-        select {_COLUMNS} from unnest($1::text[], $2::text[]) k(region, tenant_id)
+        select {ACCOUNT_COLUMNS} from unnest($1::text[], $2::text[]) k(region, tenant_id)
         join account a using (region, tenant_id)
         """,  # noqa: S608 - a constant
         [region for region, _ in accounts],
         [tenant_id for _, tenant_id in accounts],
     )
-    return {(row["region"], row["tenant_id"]): _account(row) for row in rows}
+    return {(row["region"], row["tenant_id"]): read_account(row) for row in rows}
 
 
 async def load_accounts(
@@ -127,14 +127,14 @@ async def load_accounts(
     empty = "state in ('opened', 'exhausted', 'negative') and" if at_most_zero else ""
     rows = await connection.fetch(
         f"""
-        select {_COLUMNS} from account
+        select {ACCOUNT_COLUMNS} from account
         where {empty} account_id > $1 and ($2::bigint is null or balance_micros <= $2) order by account_id limit $3
         """,  # noqa: S608 - constants
         after_id,
         balance_at_most_micros,
         limit,
     )
-    return [_account(row) for row in rows]
+    return [read_account(row) for row in rows]
 
 
 async def find_overflow(connection: Connection, batch: WireBatch) -> str | None:
@@ -167,7 +167,7 @@ async def save_standings(connection: Connection, standings: Sequence[tuple[int, 
     )
 
 
-def _account(row: asyncpg.Record) -> Account:
+def read_account(row: asyncpg.Record) -> Account:
     return Account(
         account_id=row["account_id"],
         shard=row["shard"],

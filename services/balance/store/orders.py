@@ -1,8 +1,10 @@
 """Orders that payment announced: pending until their payment is captured or finally refused."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from services.balance.rules.permits import PendingOrder
+from shared.clock import format_instant
 from shared.db import Connection
 
 
@@ -72,3 +74,17 @@ async def load_pending_orders(connection: Connection, account_id: int) -> list[P
         account_id,
     )
     return [PendingOrder(*row) for row in rows]
+
+
+async def list_pending_orders(connection: Connection, after: str, limit: int) -> list[dict[str, Any]]:
+    """A page of all pending orders by id."""
+    rows = await connection.fetch(
+        """
+        select o.order_id, a.region, a.tenant_id, o.provider, o.credit_micros, o.registered_at, o.attempted
+        from pending_order o join account a using (account_id)
+        where o.ended_at is null and o.order_id > $1 order by o.order_id limit $2
+        """,
+        after,
+        limit,
+    )
+    return [{**dict(row), "registered_at": format_instant(row["registered_at"])} for row in rows]
