@@ -1,5 +1,6 @@
 """The only place that talks to balance: orders are registered there before anything is attempted."""
 
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -19,6 +20,19 @@ class PostedPayment:
 
     net_micros: int
     credited_at_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class PendingOrder:
+    """An order that balance has as pending."""
+
+    order_id: str
+    region: str
+    tenant_id: str
+    provider: str
+    credit_micros: int
+    registered_at_us: int
+    attempted: bool
 
 
 class BalanceClient:
@@ -48,6 +62,29 @@ class BalanceClient:
         if answer.is_client_error:
             raise Refusal("registration-refused", f"balance does not take the order: {_detail(answer)}")
         raise TransientFault(f"balance answered {answer.status_code} to a registration")
+
+    async def list_pending_orders(self) -> AsyncIterator[list[PendingOrder]]:
+        """Pages of every order that is pending. Raises TransientFault, also half-way."""
+        after = ""
+        while True:
+            found = await self._ask(f"/v1/pending-orders?after={quote(after, safe='')}")
+            if found is None:
+                raise TransientFault("balance does not list its pending orders")
+            yield [
+                PendingOrder(
+                    item["order_id"],
+                    item["region"],
+                    item["tenant_id"],
+                    item["provider"],
+                    item["credit_micros"],
+                    parse_instant(item["registered_at"]),
+                    item["attempted"],
+                )
+                for item in found["orders"]
+            ]
+            if found["next"] is None:
+                return
+            after = found["next"]
 
     async def find_balance(self, region: str, tenant_id: str) -> int | None:
         """An account's balance in micros; None where there is no account. Raises TransientFault."""

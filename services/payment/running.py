@@ -13,20 +13,25 @@ from services.payment.api_operators import OperatorApi
 from services.payment.api_pages import PagesApi
 from services.payment.api_reconciliation import ReconciliationApi
 from services.payment.api_webhooks import ReadStripe, ReadVnpay, WebhookApi
+from services.payment.app.recovery import PaymentRecovery
+from services.payment.app.registrations import Registrations
 from services.payment.app.sweep import EventSweep
 from services.payment.balance_client import BalanceClient, open_client
 from services.payment.providers import Notice, Provider, ProviderName
 from services.payment.service import Service, wire_service
 from services.payment.settings import BalanceSettings, PaymentSettings
 from shared.clock import Clock
-from shared.consumer import OffsetConsumer
-from shared.db import Pool, ensure_partitions, open_pool, transaction
+from shared.consumer import OffsetConsumer, Poll
+from shared.db import Connection, Pool, ensure_partitions, open_pool, transaction
 from shared.http import create_api, dead_letter_routes, serve
 from shared.kafka import open_producer
 from shared.outbox import Relay, keep_topic_layout
+from shared.restore_routes import restore_routes
+from shared.restores import Restores
 from shared.settings import SharedSettings
 from shared.supervisor import Loop, Supervisor
-from shared.topics import ACCOUNT_EVENTS, TOPICS
+from shared.topic_reader import TopicReader
+from shared.topics import ACCOUNT_EVENTS, PAYMENT_EVENTS, SERVICE_EVENTS, TOPICS
 
 # The relay and the consumer have connections of their own, so that a flood of webhooks takes none of them.
 LOOP_CONNECTIONS = 4
@@ -70,7 +75,10 @@ async def run_payment(shared: SharedSettings, settings: PaymentSettings, clock: 
             idle_seconds=0.01,
             linger_seconds=RELAY_LINGER_SECONDS,
         )
-        await _supervise(service, loop_pool, relay, edges, shared, settings).run()
+        reader = TopicReader(shared.kafka_bootstrap, shared.topic_prefix)
+        restores = Restores(loop_pool, clock, reader, relay, service="payment", topics=(PAYMENT_EVENTS,))
+        await restores.run(PaymentRecovery(reader, service.applier, shared.shards))
+        await _supervise(service, loop_pool, relay, edges, shared, settings, Registrations(loop_pool, balance)).run()
 
 
 def _supervise(
@@ -80,14 +88,19 @@ def _supervise(
     edges: Edges,
     shared: SharedSettings,
     settings: PaymentSettings,
+    registrations: Registrations,
 ) -> Supervisor:
+    async def apply(connection: Connection, poll: Poll) -> None:
+        await registrations.hear(connection, poll)
+        await service.credits.apply(connection, poll)
+
     consumer = OffsetConsumer(
         loop_pool,
         service.clock,
-        service.credits.apply,
+        apply,
         bootstrap=shared.kafka_bootstrap,
         topic_prefix=shared.topic_prefix,
-        topics=(ACCOUNT_EVENTS,),
+        topics=(ACCOUNT_EVENTS, SERVICE_EVENTS),
         group="payment",
         wait_ms=20,
         linger_seconds=CREDITS_LINGER_SECONDS,
@@ -96,7 +109,7 @@ def _supervise(
     def readiness() -> dict[str, str]:
         problems = supervisor.problems()
         # Balance or a provider out of reach holds back new orders, not what was paid.
-        for name in ("attempts", "reconciliation", "auto-top-up", "sweep"):
+        for name in ("attempts", "registrations", "reconciliation", "auto-top-up", "sweep"):
             problems.pop(name, None)
         if not consumer.assigned.is_set():
             problems["consumer"] = problems.get("consumer", "has no partitions yet")
@@ -105,11 +118,13 @@ def _supervise(
     api = create_api("Tollkeeper payment", readiness=readiness)
     include_routes(api, service, edges)
     api.include_router(dead_letter_routes(loop_pool, consumer))
+    api.include_router(restore_routes(loop_pool, service.clock, "payment"))
     supervisor = Supervisor(
         {
             "consumer": consumer.run,
             "relay": relay.run,
             "attempts": service.upkeep.run_attempts,
+            "registrations": registrations.run,
             "upkeep": service.upkeep.run_slow,
             "reconciliation": service.reconciler.run,
             "receipts": service.receipts.run,

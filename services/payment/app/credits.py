@@ -53,6 +53,8 @@ class Credits:
     async def apply(self, connection: Connection, poll: Poll) -> None:
         credited: dict[str, int] = {}
         for record in poll.records:
+            if record.topic != ACCOUNT_EVENTS:
+                continue
             try:
                 found = read_credit(record)
             except RecordError as error:

@@ -12,7 +12,7 @@ from shared.clock import HOUR_US, from_us
 from shared.errors import Refusal
 
 AttemptState = Literal["open", "paid", "declined", "needs_customer"]
-SuspensionReason = Literal["declined", "authentication_required"]
+SuspensionReason = Literal["declined", "authentication_required", "restored"]
 Hold = Literal["suspended", "balance", "attempt open", "an hour", "daily cap", "monthly cap"]
 
 

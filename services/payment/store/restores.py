@@ -1,0 +1,63 @@
+"""SQL of restores: of balance's ledger, and of this database."""
+
+from collections.abc import Sequence
+
+from services.payment.store.orders import ORDER_COLUMNS, StoredOrder
+from shared.db import Connection
+
+# A suspension is told under its number. Numbers of a lost future are passed over.
+SUSPENSIONS_PER_INCARNATION = 1_000_000
+
+
+async def mark_open_orders(connection: Connection) -> int:
+    """Have every order that may still be paid registered again; answer how many there are."""
+    status = await connection.execute(
+        "update payment_order set register_again = true where state in ('pending', 'mismatched')"
+    )
+    return int(status.split()[-1])
+
+
+async def lock_order_to_register(connection: Connection) -> StoredOrder | None:
+    """An order to register again, locked: what is decided of it meanwhile waits, and so follows its registration."""
+    row = await connection.fetchrow(
+        f"""
+        select {", ".join(ORDER_COLUMNS)} from payment_order where register_again
+        order by order_id limit 1 for update skip locked
+        """  # noqa: S608 - constants
+    )
+    return None if row is None else StoredOrder(*row)
+
+
+async def mark_registered(connection: Connection, order_id: str) -> None:
+    await connection.execute("update payment_order set register_again = false where order_id = $1", order_id)
+
+
+async def find_unknown_orders(connection: Connection, order_ids: Sequence[str]) -> set[str]:
+    rows = await connection.fetch(
+        """
+        select id from unnest($1::text[]) id where not exists (select from payment_order o where o.order_id = id)
+        """,
+        list(order_ids),
+    )
+    return {row["id"] for row in rows}
+
+
+async def find_unknown_payments(connection: Connection, payment_ids: Sequence[str]) -> set[str]:
+    rows = await connection.fetch(
+        "select id from unnest($1::text[]) id where not exists (select from payment p where p.payment_id = id)",
+        list(payment_ids),
+    )
+    return {row["id"] for row in rows}
+
+
+async def suspend_agreements(connection: Connection, incarnation: int, now_us: int) -> list[tuple[str, str, int]]:
+    """Suspend every automatic top-up; answer region, tenant and number of each suspension."""
+    rows = await connection.fetch(
+        """
+        update auto_top_up set suspended_reason = 'restored', changed_at = $2, suspensions = suspensions + $1
+        where enabled and suspended_reason is null returning region, tenant_id, suspensions
+        """,
+        incarnation * SUSPENSIONS_PER_INCARNATION + 1,
+        now_us,
+    )
+    return [(row["region"], row["tenant_id"], row["suspensions"]) for row in rows]
