@@ -17,6 +17,7 @@ from deploy.cli.output import remark, say
 from deploy.cli.payments import rates, reconcile
 from deploy.cli.prices import prices
 from deploy.cli.publish import publish
+from deploy.cli.restores import restores
 from deploy.cli.settled import wait_settled
 from deploy.cli.stack import stack_down, stack_status, stack_up
 from deploy.cli.streams import streams
@@ -63,6 +64,7 @@ app.add_typer(voucher, name="voucher")
 app.add_typer(rates, name="rates")
 app.add_typer(dead, name="dead")
 app.add_typer(streams, name="streams")
+app.add_typer(restores, name="restores")
 app.add_typer(clock, name="clock")
 document(app)
 

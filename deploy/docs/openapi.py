@@ -20,6 +20,7 @@ from services.payment.api_pages import PagesApi
 from services.payment.api_reconciliation import ReconciliationApi
 from services.payment.api_webhooks import WebhookApi
 from shared.http import create_api, dead_letter_routes
+from shared.restore_routes import restore_routes
 
 
 class _Absent:
@@ -34,7 +35,7 @@ ABSENT: Any = _Absent()
 
 def _document(title: str, *routers: Any) -> FastAPI:  # noqa: ANN401 - FastAPI's routers
     api = create_api(title, readiness=dict)
-    for router in (*routers, dead_letter_routes(ABSENT, ABSENT)):
+    for router in (*routers, dead_letter_routes(ABSENT, ABSENT), restore_routes(ABSENT, ABSENT, "balance")):
         api.include_router(router)
     return api
 
