@@ -132,4 +132,4 @@ def versions_of(cluster: Cluster) -> dict[str, int]:
 
 def is_frozen(cluster: Cluster, tenant: str) -> bool:
     cases = cluster.get("enforcement", f"/v1/deletion-cases/vn/{tenant}")["deletion_cases"]
-    return any(case["state"] == "frozen" and "no operator has confirmed" in (case["reason"] or "") for case in cases)
+    return any(case["state"] == "frozen" and "confirmed" in (case["reason"] or "") for case in cases)

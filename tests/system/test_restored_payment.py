@@ -117,8 +117,9 @@ def test_a_restored_payment_credits_nothing_twice_and_lists_what_it_does_not_kno
 
     wait_for(lambda: lost() == {unknown, unpaid}, what=lambda: f"the lost orders are listed: {lost()}")
     wait_for(
-        lambda: "payment 1" in str(cluster.status("enforcement")["deletions"]["halted"]), what="deletions are frozen"
+        lambda: [halt["service"] for halt in cluster.status("enforcement")["deletions"]["halts"]] == ["payment"],
+        what="deletions are frozen",
     )
     confirm(cluster, "payment")
-    wait_for(lambda: cluster.status("enforcement")["deletions"]["halted"] is None, what="deletions go on")
+    wait_for(lambda: not cluster.status("enforcement")["deletions"]["halts"], what="deletions go on")
     assert len(read_events(cluster, SERVICE_EVENTS)) == 2

@@ -14,8 +14,8 @@ from services.enforcement.store.halts import insert_halt
 from services.enforcement.store.parked import ParkedKey, insert_parked, load_due_parked, take_parked
 from services.enforcement.store.resources import load_resources
 from services.enforcement.store.restores import save_service_events
-from services.enforcement.store.sweep_turns import give_sweep_back
 from services.enforcement.store.stops import StopTurn, load_due_ids, load_requests
+from services.enforcement.store.sweep_turns import give_sweep_back
 from shared.clock import Clock
 from shared.consumer import Poll
 from shared.db import Connection, Pool, transaction
