@@ -2,12 +2,15 @@
 
 import pytest
 
+from services.enforcement.handlers import read_account
 from services.enforcement.rules.account import Account, AccountKey
 from shared.clock import HOUR_US, SECOND_US, format_instant, parse_instant
 from shared.topics import ENFORCEMENT_EVENTS
-from tests.enforcement.conftest import START_US, Open
+from tests.enforcement.conftest import REGION, START_US, Open
 from tests.enforcement.debt import GRACE_US, debtor, examine, open_debt, open_due
-from tests.enforcement.world import ACME, account, happened
+from tests.enforcement.world import ACME, account, account_event, happened
+
+FAVOUR = "a correction in the customer's favour restarted the time"
 
 
 async def test_below_zero_opens_a_case_that_is_due_after_the_grace_period(open_world: Open) -> None:
@@ -183,3 +186,67 @@ async def test_what_a_later_case_commands_again_is_not_given_up_by_the_earlier(o
     world.move(2 * 86400)
     await world.service.timers.abandon_expired()
     assert await world.told("deletion.abandoned") == []
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (
+            Account(ACME, 3, "ok", 5, None, "payment stripe:pi_1"),
+            "credit payment stripe:pi_1; the balance is 5 micros",
+        ),
+        (account("exhausted", 3), "the account is at or above zero; the balance is 0 micros"),
+        (Account(ACME, 3, "negative", -5, None), "balance ended the time below zero; the balance is -5 micros"),
+        (
+            Account(ACME, 3, "negative", -4, START_US + HOUR_US),
+            f"{FAVOUR} at 2026-11-01T09:00:00Z; the balance is -4 micros",
+        ),
+        (
+            Account(ACME, 4, "negative", -4, START_US + HOUR_US),
+            (
+                "the account is below zero since 2026-11-01T09:00:00Z: before that it was at or above zero, "
+                f"or {FAVOUR}; the balance is -4 micros"
+            ),
+        ),
+    ],
+)
+async def test_a_cancelled_case_says_why_it_ended(open_world: Open, seen: Account, reason: str) -> None:
+    world = await open_debt(open_world, "ctr-1")
+    world.move(3600)
+    await world.learn(seen)
+    case = (await world.cases())[0]
+    assert (case["state"], case["reason"]) == ("cancelled", reason)
+    [event] = await world.sent(ENFORCEMENT_EVENTS, "deletion.cancelled")
+    assert event["data"]["reason"] == reason
+
+
+def test_the_credit_that_ended_a_case_is_named_from_balances_own_event() -> None:
+    event = account_event(account("ok", 3), START_US)
+    event["data"] |= {"credit_id": "stripe:pi_1", "credit_kind": "payment", "amount_micros": 12}
+    assert read_account(event, {"vn": REGION}).credited == "payment stripe:pi_1"
+
+
+async def test_an_abandoned_deletion_says_why_its_case_ended(open_world: Open) -> None:
+    world = await open_due(open_world, "ctr-1")
+    await examine(world)
+    await world.learn(debtor(world, 3))
+    world.move(61 + 300)
+    await world.service.timers.abandon_expired()
+    [event] = await world.sent(ENFORCEMENT_EVENTS, "deletion.abandoned")
+    assert "restarted the time" in event["data"]["reason"]
+
+
+@pytest.mark.parametrize("days", [1, 10])
+async def test_a_case_opened_again_reminds_from_its_new_beginning(open_world: Open, days: int) -> None:
+    world = await open_due(open_world, "ctr-1")
+    await examine(world)
+    await world.learn(happened("deleted", "ctr-1", world.clock.now_us()))
+    world.move(days * 86_400)
+    begun_us = world.clock.now_us()
+    await world.learn(happened("created", "vol-2", begun_us))
+    for hours in (11, 2, 8, 1):
+        world.move(hours * 3600)
+        await world.service.timers.remind_due()
+    events = await world.sent(ENFORCEMENT_EVENTS, "deletion.reminder")
+    planned = [event["id"].rpartition("/")[2] for event in events]
+    assert planned == [format_instant(begun_us + GRACE_US // 2), format_instant(begun_us + GRACE_US * 9 // 10)]
