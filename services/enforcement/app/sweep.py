@@ -101,7 +101,11 @@ class Sweep:
         """
         async with transaction(self._enforce.pool) as connection:
             version = (await load_versions(connection, [key])).get(key, 0)
-        found = await self._balance.load_account(key)
+        try:
+            found = await self._balance.load_account(key)
+        except UnusableAnswerError as error:
+            await self._set_aside(key, error)
+            return False
         answer = None if found is None else found.to_account()
         if answer is None or answer.version >= version:
             return False
