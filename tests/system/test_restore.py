@@ -2,11 +2,13 @@
 long, and the ledger never sees one sequence number with two contents.
 """
 
+import json
 from collections.abc import Sequence
 
 import pytest
 
 from shared.clock import MINUTE_US, SECOND_US, format_instant
+from shared.topics import SERVICE_EVENTS
 from tests.fleet.making import Fleet, make_fleet
 from tests.system.checking import check_totals
 from tests.system.cluster import Cluster
@@ -64,6 +66,8 @@ def test_a_restored_backup_adopts_what_it_had_published(make_cluster: MakeCluste
     cluster.start("metering")
     cluster.settle()
     assert not stopped_streams(cluster)
+    told = [json.loads(value or b"{}") for _, value in cluster.broker.read(SERVICE_EVENTS)]
+    assert [(item["type"], item["data"]["incarnation"]) for item in told] == [("service.restored", 1)]
     assert cluster.balances() == before, "a clock that stands charges nobody, restored or not"
     assert corrections(cluster) == corrected, "nothing was taken back to be charged again"
 
