@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.oracle.lives import Life, live
 from tests.oracle.prices import Prices, Rate
-from tests.oracle.reading import LeftOut, Page, Reading, read_lines
+from tests.oracle.reading import LeftOut, Page, Reading, Usage, read_lines
 from tests.oracle.slots import KINDS, Grid, add_up, by_the_block, by_the_slot
 
 Account = tuple[str, str]
@@ -95,7 +95,7 @@ def _note_unpriced(result: Answer, prices: Prices, kind: str, sku: str, region: 
 def _charge_usage(result: Answer, reading: Reading, prices: Prices) -> None:
     """All quantities of one tenant, SKU and price are added up first and rounded down once."""
     sums: dict[tuple[Account, str, Rate], int] = {}
-    for usage in reading.usage:
+    for usage in _standing(reading.usage, result.left_out):
         rate = prices.at(usage.region, "service", usage.sku, usage.from_us)
         if rate is None:
             _note_unpriced(result, prices, "service", usage.sku, usage.region, usage.from_us)
@@ -104,6 +104,27 @@ def _charge_usage(result: Answer, reading: Reading, prices: Prices) -> None:
         sums[key] = sums.get(key, 0) + usage.quantity
     for (account, sku, rate), quantity in sorted(sums.items(), key=lambda item: (item[0][0], item[0][1])):
         result.add(account, sku, quantity * rate.price_micros // rate.unit_size, quantity)
+
+
+def _standing(usage: Sequence[Usage], left_out: list[LeftOut]) -> list[Usage]:
+    """The records that nobody replaced; who replaces one waits until it is there."""
+    known: dict[tuple[str, str], Usage] = {}
+    replaced: set[tuple[str, str]] = set()
+    waiting: list[Usage] = []
+    for item in usage:
+        waiting.append(item)
+        while ready := next((one for one in waiting if one.replaces is None or one.replaces in known), None):
+            waiting.remove(ready)
+            target = None if ready.replaces is None else known[ready.replaces]
+            if target is not None and (target.region, target.tenant_id) != (ready.region, ready.tenant_id):
+                left_out.append(LeftOut(ready.line, "conflict: other tenant"))
+            elif target is not None and target.key in replaced:
+                left_out.append(LeftOut(ready.line, "conflict: already replaced"))
+            else:
+                known[ready.key] = ready
+                replaced |= {target.key} if target is not None else set()
+    left_out.extend(LeftOut(item.line, "pending: what it replaces never came") for item in waiting)
+    return [item for item in known.values() if item.key not in replaced and item.sku]
 
 
 def _confirmations(pages: Sequence[Page]) -> dict[tuple[str, str], list[int]]:

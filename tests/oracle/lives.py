@@ -34,24 +34,63 @@ class Life:
 
 
 def accept(facts: Sequence[Fact], left_out: list[LeftOut]) -> list[Fact]:
-    """The facts of one resource that count, its creation first; `facts` come in the order of the file, each once."""
-    created = next((fact for fact in facts if fact.verb == "created"), None)
+    """The facts of one resource that count, its creation first; `facts` come in the order of the file, each once.
+
+    Who replaces a fact takes it out and comes in its place; it waits until what it replaces is there.
+    """
+    created = next((fact for fact in facts if fact.verb == "created" and fact.replaces is None), None)
     if created is None:
         left_out.extend(LeftOut(fact.line, "pending: never created", fact.subject) for fact in facts)
         return []
-    accepted = [created]
+    accepted = {created.key: created}
+    replaced: set[tuple[str, str]] = set()
+    waiting: list[Fact] = []
     for fact in facts:
         if fact is created:
             continue
-        if fact.tenant_id != created.tenant_id:
-            left_out.append(LeftOut(fact.line, "conflict: other tenant", fact.subject))
-        elif fact.family != created.family:
-            left_out.append(LeftOut(fact.line, "conflict: other family", fact.subject))
-        elif fact.verb == "created":
-            left_out.append(LeftOut(fact.line, "conflict: second creation", fact.subject))
+        reason = _contradiction(fact, created)
+        if reason is not None:
+            left_out.append(LeftOut(fact.line, reason, fact.subject))
+        elif fact.replaces is None:
+            accepted[fact.key] = fact
         else:
-            accepted.append(fact)
-    return accepted
+            waiting.append(fact)
+        waiting = _amend(accepted, replaced, waiting, left_out)
+    left_out.extend(LeftOut(fact.line, "pending: what it replaces never came", fact.subject) for fact in waiting)
+    return sorted(accepted.values(), key=lambda fact: fact.verb != "created")
+
+
+def _contradiction(fact: Fact, created: Fact) -> str | None:
+    if fact.tenant_id != created.tenant_id:
+        return "conflict: other tenant"
+    if fact.family not in (created.family, "event"):
+        return "conflict: other family"
+    return "conflict: second creation" if fact.verb == "created" and fact.replaces is None else None
+
+
+def _amend(
+    accepted: dict[tuple[str, str], Fact],
+    replaced: set[tuple[str, str]],
+    waiting: Sequence[Fact],
+    left_out: list[LeftOut],
+) -> list[Fact]:
+    """Let those that wait replace what is there by now, in their order; answer those that still wait."""
+    left = list(waiting)
+    while True:
+        fact = next((fact for fact in left if fact.replaces in accepted or fact.replaces in replaced), None)
+        if fact is None or fact.replaces is None:
+            return left
+        left.remove(fact)
+        target = accepted.get(fact.replaces)
+        if target is None:
+            left_out.append(LeftOut(fact.line, "conflict: already replaced", fact.subject))
+        elif (target.verb == "created") != (fact.verb == "created"):
+            left_out.append(LeftOut(fact.line, "conflict: only a creation replaces a creation", fact.subject))
+        else:
+            del accepted[target.key]
+            replaced.add(target.key)
+            if fact.verb != "retracted":
+                accepted[fact.key] = fact
 
 
 def live(facts: Sequence[Fact], left_out: list[LeftOut], commanded_us: int | None = None) -> Life | None:

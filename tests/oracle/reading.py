@@ -19,6 +19,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _FIRST_US, _LAST_US = instant("2000-01-01T00:00:00Z"), instant("2200-01-01T00:00:00Z")
 
 CONTAINER = ("container.created", "container.started", "container.resized", "container.stopped", "container.deleted")
+RETRACTED = "event.retracted"
 VOLUME = ("volume.created", "volume.resized", "volume.deleted")
 
 
@@ -50,18 +51,24 @@ class Fact:
     storage_gb: int | None
     admission_id: str | None = None
     run_id: str | None = None
+    replaces: tuple[str, str] | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.source, self.event_id
 
     def content(self) -> tuple[object, ...]:
         """What must be equal for a repeat to be a repeat."""
         return (
             *(self.family, self.verb, self.region, self.subject, self.tenant_id, self.time_us, self.sequence),
             *(self.gpu_sku, self.gpu_count, self.storage_gb, self.admission_id, self.run_id),
+            self.replaces,
         )
 
 
 @dataclass(frozen=True)
 class Usage:
-    """A quantity of a service's SKU."""
+    """A quantity of a service's SKU; without a SKU it only takes out what it replaces."""
 
     line: int
     source: str
@@ -73,9 +80,14 @@ class Usage:
     from_us: int
     to_us: int
     time_us: int
+    replaces: tuple[str, str] | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.source, self.event_id
 
     def content(self) -> tuple[object, ...]:
-        return self.region, self.tenant_id, self.sku, self.quantity, self.from_us, self.to_us
+        return self.region, self.tenant_id, self.sku, self.quantity, self.from_us, self.to_us, self.replaces
 
 
 @dataclass(frozen=True)
@@ -161,6 +173,10 @@ def read_line(number: int, text: str | bytes) -> Fact | Usage | Page:
         return _usage(number, event, data)
     if kind == "inventory.observed":
         return _page(number, event, data)
+    if kind == RETRACTED:
+        if "replaces" not in data:
+            raise UnreadableError("a retraction names what it takes out")
+        return _fact(number, event, data) if "subject" in event else _usage(number, event, data)
     if kind in CONTAINER or kind in VOLUME:
         return _fact(number, event, data)
     raise UnreadableError("unknown type")
@@ -194,10 +210,29 @@ def _fact(number: int, event: Mapping[str, Any], data: Mapping[str, Any]) -> Fac
         size if configures else None,
         data.get("admission_id"),
         None if data.get("run_id") is None else _text(data, "run_id"),
+        _replaced(event, data),
     )
 
 
+def _replaced(event: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, str] | None:
+    target = data.get("replaces")
+    if target is None:
+        return None
+    if not isinstance(target, dict):
+        raise UnreadableError("replaces names a source and an id")
+    key = _text(target, "source"), _text(target, "id")
+    if key == (event.get("source"), event.get("id")):
+        raise UnreadableError("an event can't replace itself")
+    return key
+
+
 def _usage(number: int, event: Mapping[str, Any], data: Mapping[str, Any]) -> Usage:
+    if event["type"] == RETRACTED:
+        at_us = _moment(event, "time")
+        return Usage(
+            *(number, _text(event, "source"), _text(event, "id"), _name(data, "region"), _name(data, "tenant_id")),
+            *("", 0, at_us, at_us, at_us, _replaced(event, data)),
+        )
     quantity = _count(data, "quantity")
     from_us, to_us = _moment(data, "from"), _moment(data, "to")
     if quantity is None or to_us < from_us:
@@ -213,6 +248,7 @@ def _usage(number: int, event: Mapping[str, Any], data: Mapping[str, Any]) -> Us
         from_us,
         to_us,
         _moment(event, "time"),
+        _replaced(event, data),
     )
 
 

@@ -281,3 +281,83 @@ def test_the_command_compares_balances(tmp_path: Path) -> None:
         done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
         assert done.returncode == code, done.stderr
         assert ("vn/acme: must be 855000, is 854999" in done.stderr) == (code == 1)
+
+
+A30 = line("container.created", T0, "1", gpu_sku="a30", gpu_count=1)
+
+
+def minutes(found: dict[str, int]) -> float:
+    return found.get("gpu", 0) * 60 / 670_000
+
+
+def test_a_restart_within_one_tick_of_the_clock_goes_on_running() -> None:
+    second = "2026-01-01T00:10:00Z"
+    for verbs in (("stopped", "started"), ("started", "stopped")):
+        lines = [A30, line("container.started", T0, "2")]
+        lines += [line(f"container.{verb}", second, f"z{number}") for number, verb in enumerate(verbs)]
+        assert round(minutes(charged(lines, "2026-01-01T01:00:00Z"))) == 60
+    # Not running: started and stopped at once is one slot.
+    lines = [A30, line("container.stopped", second, "a"), line("container.started", second, "b")]
+    assert round(minutes(charged(lines, "2026-01-01T01:00:00Z"))) == 1
+
+
+def test_a_stop_that_names_its_run_ends_it_whatever_its_clock_says() -> None:
+    started = line("container.started", "2026-01-01T00:10:00Z", "2", run_id="r1")
+    stopped = line("container.stopped", "2026-01-01T00:05:00Z", "3", run_id="r1")
+    other = line("container.stopped", "2026-01-01T00:20:00Z", "4", run_id="r2")
+    through = "2026-01-01T01:00:00Z"
+    assert round(minutes(charged([A30, started, other], through))) == 50
+    assert round(minutes(charged([stopped, A30, other, started], through))) == 1
+
+
+def test_numbers_count_where_they_are_and_move_no_other() -> None:
+    started = line("container.started", "2026-01-01T00:10:00Z", "2", sequence=1)
+    stopped = line("container.stopped", "2026-01-01T00:05:00Z", "3", sequence=2)
+    without = line("container.resized", "2026-01-01T00:02:00Z", "4", gpu_count=1)
+    assert round(minutes(charged([A30, without, stopped, started], "2026-01-01T01:00:00Z"))) == 1
+    # Two sources that number for themselves: each is a chain of its own.
+    agent = json.dumps(
+        {**json.loads(line("container.started", "2026-01-01T00:30:00Z", "5", sequence=2)), "source": "a"}
+    )
+    assert round(minutes(charged([A30, stopped, started, agent], "2026-01-01T01:00:00Z"))) == 31
+
+
+def replacing(event: str, event_id: str, source: str = "platform/vn") -> str:
+    body = json.loads(event)
+    body["data"]["replaces"] = {"source": source, "id": event_id}
+    return json.dumps(body)
+
+
+def test_an_event_is_replaced_by_another_and_taken_out_by_a_retraction() -> None:
+    through = "2026-01-01T01:00:00Z"
+    lines = [A30, line("container.started", T0, "2"), line("container.stopped", "2026-01-01T00:30:00Z", "3")]
+    earlier = replacing(line("container.stopped", "2026-01-01T00:20:00Z", "4"), "3")
+    again = replacing(line("container.stopped", "2026-01-01T00:25:00Z", "5"), "4")
+    retracted = replacing(line("event.retracted", through, "6"), "5")
+    for amendments, expected in (([], 30), ([earlier], 20), ([earlier, again], 25), ([earlier, again, retracted], 60)):
+        for order in itertools.permutations([*lines, *amendments]):
+            assert round(minutes(charged(list(order), through))) == expected
+    twice = answer([*lines, earlier, replacing(again, "3")], [BOOK], REGIONS, instant(through))
+    assert [item.reason for item in twice.left_out] == ["conflict: already replaced"]
+    bigger = replacing(line("container.created", T0, "7", gpu_sku="a30", gpu_count=2), "1")
+    assert round(minutes(charged([*lines, bigger], through))) == 60
+    nothing = answer([*lines, replacing(line("event.retracted", T0, "8"), "1")], [BOOK], REGIONS, instant(through))
+    assert [item.reason for item in nothing.left_out] == ["conflict: only a creation replaces a creation"]
+
+
+def test_usage_is_replaced_and_retracted() -> None:
+    def usage(event_id: str, quantity: int, tenant: str = "acme") -> str:
+        span: dict[str, Any] = {"sku": "tokens", "quantity": quantity, "from": T0, "to": T0}
+        body = json.loads(line("service.usage", T0, event_id, tenant=tenant, **span))
+        del body["subject"]
+        return json.dumps(body)
+
+    retraction = json.loads(line("event.retracted", T0, "9"))
+    del retraction["subject"]
+    taken_back = replacing(json.dumps(retraction), "u2")
+    more = replacing(usage("u2", 50_000), "u1")
+    assert charged([usage("u1", 10_000), more], T0) == {"tokens": 20_000}
+    assert charged([taken_back, more, usage("u1", 10_000)], T0) == {}
+    stolen = replacing(usage("u3", 1, tenant="other"), "u1")
+    found = answer([usage("u1", 10_000), stolen], [BOOK], REGIONS, instant(T0))
+    assert [item.reason for item in found.left_out] == ["conflict: other tenant"]
