@@ -12,9 +12,8 @@ from typing import IO
 from deploy.cli.faults import CommandError
 from shared.errors import RecordError
 from shared.events.cloudevents import EVENT_BYTES_MAX, load_event
-from shared.events.lifecycle import LIFECYCLE_TYPES, LifecycleEvent, read_lifecycle
-from shared.events.reading import read_as
-from shared.events.usage import USAGE_TYPE, UsageRecorded
+from shared.events.lifecycle import LIFECYCLE_TYPES, RETRACTED_TYPE, LifecycleEvent, read_lifecycle
+from shared.events.usage import USAGE_TYPE, read_usage
 from shared.topics import LIFECYCLE, USAGE
 
 PIECE_BYTES = 1024 * 1024
@@ -53,8 +52,11 @@ def check_line(line: Line) -> GoodLine | BadLine:
     try:
         envelope = load_event(data)
         kind = envelope.get("type")
-        if kind == USAGE_TYPE:
-            usage = read_as(UsageRecorded, envelope).data
+        # A retraction without a subject takes out usage: only resources have one.
+        if kind == USAGE_TYPE or (kind == RETRACTED_TYPE and "subject" not in envelope):
+            recorded = read_usage(envelope)
+            assert recorded is not None
+            usage = recorded.data
             return GoodLine(USAGE, f"{usage.region}/{usage.tenant_id}".encode(), data)
         # A service passes over what it does not know; who publishes is told, for a misspelt type charges nobody.
         if not isinstance(kind, str) or kind not in LIFECYCLE_TYPES:

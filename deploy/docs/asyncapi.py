@@ -18,7 +18,7 @@ from shared.events.lifecycle import InventoryObserved, LifecycleEvent
 from shared.events.payments import PaymentEvent
 from shared.events.prices import PriceBookPublished
 from shared.events.service import ServiceEvent
-from shared.events.usage import UsageRecorded
+from shared.events.usage import UsageRecorded, UsageRetracted
 from shared.topics import (
     ACCOUNT_EVENTS,
     CHARGES,
@@ -71,8 +71,8 @@ CONTRACTS = (
     Contract(
         USAGE,
         "receive",
-        UsageRecorded,
-        "Quantities of priced SKUs that other services want charged, each unique by (source, id).",
+        UsageRecorded | UsageRetracted,
+        "Quantities of priced SKUs that other services want charged, each unique by (source, id); and retractions.",
     ),
     Contract(
         PRICE_BOOKS,
@@ -129,15 +129,17 @@ def declare_broker() -> KafkaBroker:
         if contract.direction == "send":
             broker.publisher(contract.topic, schema=contract.model, description=contract.description)
         else:
-            broker.subscriber(contract.topic, description=contract.description)(_receiver(contract.model))
+            broker.subscriber(contract.topic, description=contract.description)(_receiver(contract))
     return broker
 
 
-def _receiver(model: Any) -> Callable[[Any], None]:  # noqa: ANN401 - a model or a union of models
+def _receiver(contract: Contract) -> Callable[[Any], None]:
     def receive(event: Any) -> None:  # noqa: ANN401 - its annotation is the contract's model
         raise AssertionError(f"this application only declares what is received, but got {event!r}")
 
-    receive.__annotations__["event"] = model
+    receive.__annotations__["event"] = contract.model
+    # Unions have no name of their own: FastStream names them by who receives them.
+    receive.__name__ = f"receive_{contract.topic.replace('.', '_')}"
     return receive
 
 

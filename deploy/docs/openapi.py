@@ -41,7 +41,7 @@ def _document(title: str, *routers: Any) -> FastAPI:  # noqa: ANN401 - FastAPI's
 
 
 def declare_metering() -> FastAPI:
-    parts: dict[str, Any] = dict.fromkeys(("ticker", "intake", "guard", "relay"), ABSENT)
+    parts: dict[str, Any] = dict.fromkeys(("ticker", "intake", "inventory", "guard", "relay"), ABSENT)
     return _document("Tollkeeper metering", MeteringApi(ABSENT, ABSENT, ABSENT, {}, **parts).router)
 
 

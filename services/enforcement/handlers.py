@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Literal, cast, get_args
 
 from services.enforcement.rules.account import Account, AccountKey
-from services.enforcement.rules.lifecycle import Fact
+from services.enforcement.rules.lifecycle import Fact, FactKey
 from services.enforcement.rules.resource import Family, ResourceKey
 from shared.clock import DAY_US, MINUTE_US
 from shared.errors import RecordError
 from shared.events.account import AccountEventType, AccountState
 from shared.events.cloudevents import Instant, Micros, RegionName, TenantId, load_envelope
-from shared.events.lifecycle import LifecycleEvent, read_lifecycle
+from shared.events.lifecycle import RETRACTED_TYPE, LifecycleEvent, read_lifecycle
 from shared.events.reading import Read, is_known_type, read_as
 from shared.events.service import ServiceRestoreConfirmed, ServiceRestored, read_service_event
 from shared.kafka import Record
@@ -98,8 +98,12 @@ def read_envelope(envelope: dict[str, object], regions: Mapping[str, Region], no
 def _read_fact(event: LifecycleEvent) -> LifecycleFact:
     data = event.data
     family, verb = event.type.split(".")
+    if event.type == RETRACTED_TYPE:
+        # It does not say of what; only a container's facts decide whether something is stopped.
+        family = "container"
+    replaces = None if data.replaces is None else FactKey(*data.replaces.key)
     key = ResourceKey(data.region, event.subject, data.tenant_id, cast("Family", family))
-    return LifecycleFact(key, Fact(verb, event.time, event.source, event.id, data.sequence, data.run_id))
+    return LifecycleFact(key, Fact(verb, event.time, event.source, event.id, data.sequence, data.run_id, replaces))
 
 
 def _check_region(region: str, regions: Mapping[str, Region]) -> Region:

@@ -1,6 +1,6 @@
 """`container.lifecycle.v1`: what platforms say of containers and volumes."""
 
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Final, Literal, Self, get_args
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -26,10 +26,14 @@ VolumeType = Literal["volume.created", "volume.resized", "volume.deleted"]
 CONTAINER_TYPES: tuple[str, ...] = get_args(ContainerType)
 VOLUME_TYPES: tuple[str, ...] = get_args(VolumeType)
 INVENTORY_TYPE = "inventory.observed"
-LIFECYCLE_TYPES = frozenset((*CONTAINER_TYPES, *VOLUME_TYPES, INVENTORY_TYPE))
+# Takes an earlier event out, of the lifecycle topic or of usage.
+RETRACTED_TYPE: Final = "event.retracted"
+LIFECYCLE_TYPES = frozenset((*CONTAINER_TYPES, *VOLUME_TYPES, INVENTORY_TYPE, RETRACTED_TYPE))
 
-GpuCount = Annotated[int, Field(strict=True, ge=0, le=4096)]
-StorageGb = Annotated[int, Field(strict=True, ge=0, le=100_000_000)]
+GPU_COUNT_MAX = 4096
+STORAGE_GB_MAX = 100_000_000
+GpuCount = Annotated[int, Field(strict=True, ge=0, le=GPU_COUNT_MAX)]
+StorageGb = Annotated[int, Field(strict=True, ge=0, le=STORAGE_GB_MAX)]
 
 
 class _Envelope(BaseModel):
@@ -42,10 +46,27 @@ class _Envelope(BaseModel):
     datacontenttype: JsonContentType | None = None
 
 
+class EventReference(BaseModel):
+    """An earlier event, by what makes it unique on its topic."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    source: Identifier
+    id: Identifier
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.source, self.id
+
+
+AmendmentReason = Annotated[str, Field(min_length=1, max_length=500)]
+
+
 class LifecycleData(BaseModel):
     """What a lifecycle event states. Which fields a type needs is checked by LifecycleEvent.
 
-    `sequence` counts per resource. `run_id` names the run that a `started` begins or a `stopped` ends.
+    `sequence` counts per resource. `run_id` names the run that a `started` begins or a `stopped` ends. `replaces` takes
+    an earlier event of the same resource and tenant out of its history and puts this one in; `reason` says why.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -54,6 +75,8 @@ class LifecycleData(BaseModel):
     tenant_id: TenantId
     sequence: Annotated[int, Field(strict=True, ge=0, le=2**62)] | None = None
     run_id: Identifier | None = None
+    replaces: EventReference | None = None
+    reason: AmendmentReason | None = None
     labels: dict[Identifier, Annotated[str, Field(max_length=200)]] | None = Field(default=None, max_length=64)
     admission_id: Identifier | None = None
     gpu_sku: Sku | None = None
@@ -65,7 +88,7 @@ class LifecycleData(BaseModel):
 class LifecycleEvent(_Envelope):
     """One fact in the life of a container or volume; `subject` is the resource's id, `time` when it happened."""
 
-    type: ContainerType | VolumeType
+    type: ContainerType | VolumeType | Literal["event.retracted"]
     subject: Identifier
     data: LifecycleData
 
@@ -80,6 +103,10 @@ class LifecycleEvent(_Envelope):
             raise ValueError("container.resized needs what changed: gpu_sku, gpu_count or persistent_storage_gb")
         if kind in ("volume.created", "volume.resized") and data.size_gb is None:
             raise ValueError(f"{kind} needs data.size_gb")
+        if kind == RETRACTED_TYPE and data.replaces is None:
+            raise ValueError("event.retracted needs data.replaces: the event that it takes out")
+        if data.replaces is not None and data.replaces.key == (self.source, self.id):
+            raise ValueError("an event can't replace itself")
         return self
 
     @property
@@ -95,7 +122,7 @@ class LifecycleEvent(_Envelope):
                 [
                     *(self.type, self.subject, self.time, data.region, data.tenant_id, data.sequence),
                     *(data.gpu_sku, data.gpu_count, data.persistent_storage_gb, data.size_gb, data.admission_id),
-                    data.run_id,
+                    *(data.run_id, None if data.replaces is None else data.replaces.key),
                 ]
             )
         )
