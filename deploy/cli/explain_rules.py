@@ -173,5 +173,7 @@ def _usage_amount(
     found = []
     for size in [rate.unit_size for _, rate in rates if rate.price_micros == line.price_micros] or [1]:
         before = used.get((line.sku, line.price_micros, size), 0)
-        found.append((size, before, usage_amount(before, line.slots, size, line.price_micros)))
+        low, high = sorted((before, before + line.slots))
+        amount = usage_amount(max(low, 0), high - low, size, line.price_micros)
+        found.append((size, before, amount if line.slots >= 0 else -amount))
     return next((option for option in found if option[2] == line.amount_micros), found[0])

@@ -10,30 +10,49 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.metering.app.books import publish_book
 from services.metering.app.guard import ClockGuard
 from services.metering.app.intake import Intake
+from services.metering.app.inventory import Inventory
 from services.metering.app.tick import Ticker
 from services.metering.app.work import NO_PRICES, Prices
 from services.metering.rules.charge import charge
-from services.metering.rules.timeline import build_timeline
+from services.metering.rules.history import Event, describe_without_effect
+from services.metering.store import contradictions as contradiction_store
 from services.metering.store import events as event_store
-from services.metering.store import inventory as inventory_store
 from services.metering.store import prices as price_store
 from services.metering.store import resources as resource_store
 from services.metering.store import shards as shard_store
 from services.metering.store import status as status_store
 from services.metering.store import usage as usage_store
+from services.metering.store.events import WaitingFilter
 from services.metering.store.resources import Resource
 from shared.clock import Clock, format_instant
 from shared.db import Pool, transaction
 from shared.errors import Refusal
 from shared.events.prices import PriceBookFile, PriceBookPublished
+from shared.log import get_logger
 from shared.operators import OperatorWord, Words
 from shared.outbox import Relay, resend
+from shared.set_aside import count_set_aside
 from shared.settings import Region
 
-WAITING_MAX = 1000
+logger = get_logger(__name__)
+
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Name = Annotated[str | None, Query(max_length=200)]
+# Where a page goes on: the `next` of the one before.
+After = Annotated[list[str] | None, Query(max_length=5)]
 
 
 class ReleaseRequest(OperatorWord):
+    source: Words
+    event_id: Words
+
+
+class CloseRequest(OperatorWord):
+    """A contradiction that was looked into; those of a history end with it alone."""
+
+    region: Words
+    resource_id: Words
+    kind: Words
     source: Words
     event_id: Words
 
@@ -56,6 +75,7 @@ class MeteringApi:
         *,
         ticker: Ticker,
         intake: Intake,
+        inventory: Inventory,
         guard: ClockGuard,
         relay: Relay,
     ) -> None:
@@ -65,6 +85,7 @@ class MeteringApi:
         self._regions = regions
         self._ticker = ticker
         self._intake = intake
+        self._inventory = inventory
         self._guard = guard
         self._relay = relay
         self.router = APIRouter(prefix="/v1", tags=["metering"])
@@ -79,7 +100,8 @@ class MeteringApi:
         add("/pending", self.pending, methods=["GET"])
         add("/parked", self.parked, methods=["GET"])
         add("/parked/release", self.release, methods=["POST"])
-        add("/inventory-alarms", self.inventory_alarms, methods=["GET"])
+        add("/contradictions", self.contradictions, methods=["GET"])
+        add("/contradictions/close", self.close_contradiction, methods=["POST"])
         add("/shards/{shard}/resend", self.resend, methods=["POST"])
         add("/resume", self.resume, methods=["POST"])
 
@@ -89,6 +111,8 @@ class MeteringApi:
             status = await status_store.load_status(connection)
             waiting = await event_store.count_waiting(connection)
             unpriced = await usage_store.count_unpriced(connection)
+            contradictions = await contradiction_store.count_contradictions(connection)
+            aside = await count_set_aside(connection)
         return {
             "now": format_instant(self._clock.now_us()),
             "test_clock": self._clock.is_test,
@@ -96,6 +120,16 @@ class MeteringApi:
             **status,
             **waiting,
             "unpriced_usage": unpriced,
+            "contradictions": contradictions,
+            "set_aside": aside,
+            "inventory_overdue": [
+                {
+                    "region": item.region,
+                    "source": item.source,
+                    "last_listing": format_instant(item.observed_at_us) if item.snapshot else None,
+                }
+                for item in self._inventory.overdue
+            ],
         }
 
     async def publish(self, file: PriceBookFile) -> PriceBookPublished:
@@ -118,27 +152,48 @@ class MeteringApi:
             if resource is None:
                 raise Refusal("resource-not-found", f"no resource {resource_id} is known in {region}", status=404)
             shard = (await shard_store.lock_shards(connection, [resource.shard]))[resource.shard]
-        segments = charge(resource.history, tables.get(region, NO_PRICES), shard.metered_through_us)
+        through_us = resource.charged_through_us or shard.metered_through_us
+        segments = charge(resource.history, tables.get(region, NO_PRICES), through_us)
         return {
             **_describe(resource),
             "book_version": version,
-            "through": format_instant(shard.metered_through_us),
+            "through": format_instant(through_us),
             "seq": shard.seq,
             "segments": [{**asdict(segment), "price_micros": segment.price_micros} for segment in segments],
         }
 
-    async def pending(self) -> dict[str, Any]:
-        return await self._waiting("pending")
+    async def pending(
+        self,
+        region: Name = None,
+        tenant_id: Name = None,
+        resource_id: Name = None,
+        reason: Name = None,
+        after: After = None,
+        limit: Limit = 100,
+    ) -> dict[str, Any]:
+        """Events that wait for another one: for their resource's creation, or for the one that they replace."""
+        return await self._waiting(WaitingFilter("pending", region, tenant_id, resource_id, reason), after, limit)
 
-    async def parked(self) -> dict[str, Any]:
-        return await self._waiting("parked")
+    async def parked(
+        self,
+        region: Name = None,
+        tenant_id: Name = None,
+        resource_id: Name = None,
+        reason: Name = None,
+        after: After = None,
+        limit: Limit = 100,
+    ) -> dict[str, Any]:
+        """Events that wait for their time, or for an operator."""
+        return await self._waiting(WaitingFilter("parked", region, tenant_id, resource_id, reason), after, limit)
 
-    async def _waiting(self, state: str) -> dict[str, Any]:
+    async def _waiting(self, wanted: WaitingFilter, after: list[str] | None, limit: int) -> dict[str, Any]:
         async with transaction(self._pool) as connection:
-            events = await event_store.list_waiting(connection, state, WAITING_MAX)
+            events = await event_store.list_waiting(connection, wanted, _page_start(after, 3), limit + 1)
+        last = events[limit - 1] if len(events) > limit else None
         return {
-            state: [
+            wanted.state: [
                 {
+                    "topic": item.topic,
                     "source": item.source,
                     "event_id": item.event_id,
                     "reason": item.reason,
@@ -148,8 +203,9 @@ class MeteringApi:
                     "tenant_id": item.tenant_id,
                     "received_at": format_instant(item.received_at_us),
                 }
-                for item in events
-            ]
+                for item in events[:limit]
+            ],
+            "next": None if last is None else [last.topic, last.source, last.event_id],
         }
 
     async def release(self, request: ReleaseRequest) -> dict[str, str]:
@@ -158,10 +214,53 @@ class MeteringApi:
         self._relay.wake()
         return {"outcome": outcome}
 
-    async def inventory_alarms(self, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> dict[str, Any]:
+    async def contradictions(
+        self,
+        kind: Name = None,
+        region: Name = None,
+        tenant_id: Name = None,
+        resource_id: Name = None,
+        after: After = None,
+        limit: Limit = 100,
+    ) -> dict[str, Any]:
+        """What was said and can't be: events without effect, refused claims and amendments, listings against events."""
         async with transaction(self._pool) as connection:
-            alarms = await inventory_store.list_alarms(connection, limit)
-        return {"alarms": [{**alarm, "observed_at": format_instant(alarm["observed_at"])} for alarm in alarms]}
+            items = await contradiction_store.list_contradictions(
+                connection,
+                kind=kind,
+                region=region,
+                tenant_id=tenant_id,
+                resource_id=resource_id,
+                after=_page_start(after, 5),
+                limit=limit + 1,
+            )
+        last = items[limit - 1] if len(items) > limit else None
+        return {
+            "contradictions": [
+                {
+                    "region": item.region,
+                    "resource_id": item.resource_id,
+                    "kind": item.kind,
+                    "source": item.source,
+                    "event_id": item.event_id,
+                    "tenant_id": item.tenant_id,
+                    "detail": item.detail,
+                    "noted_at": format_instant(item.noted_at_us),
+                }
+                for item in items[:limit]
+            ],
+            "next": None if last is None else [last.region, last.resource_id, last.kind, last.source, last.event_id],
+        }
+
+    async def close_contradiction(self, request: CloseRequest) -> dict[str, str]:
+        """Forget a refused claim or a listing's objection that was looked into."""
+        key = (request.region, request.resource_id, request.kind, request.source, request.event_id)
+        async with transaction(self._pool) as connection:
+            closed = await contradiction_store.close_contradiction(connection, key)
+        if not closed:
+            raise Refusal("contradiction-not-found", "no such contradiction can be closed", status=404)
+        logger.warning("contradiction.closed", kind=request.kind, resource=request.resource_id, actor=request.actor)
+        return {"status": "closed"}
 
     async def resend(self, shard: int, request: ResendRequest) -> dict[str, int]:
         """Send a shard's stream again from a sequence number on."""
@@ -186,6 +285,32 @@ def _describe(resource: Resource) -> dict[str, Any]:
         "function_version": history.function_version,
         "commanded_at": None if history.commanded_us is None else format_instant(history.commanded_us),
         "confirmed_until": None if history.confirmed_until_us is None else format_instant(history.confirmed_until_us),
-        "events": [{**asdict(event), "time": format_instant(event.time_us)} for event in history.events],
-        "without_effect": [event.event_id for event in build_timeline(history).ignored],
+        "charged_through": None if resource.charged_through_us is None else format_instant(resource.charged_through_us),
+        "events": [_describe_event(event) for event in history.events],
+        "replaced": [
+            {
+                **_describe_event(item.event),
+                "replaced_by": {"source": item.by[0], "event_id": item.by[1]},
+                "replaced_because": item.reason,
+            }
+            for item in history.replaced
+        ],
+        "without_effect": [
+            {"source": source, "event_id": event_id, "effect": effect}
+            for (source, event_id), effect in describe_without_effect(history).items()
+        ],
+        "sequences_conflict": history.order.sequences_conflict,
     }
+
+
+def _describe_event(event: Event) -> dict[str, Any]:
+    return {**asdict(event), "time": format_instant(event.time_us)}
+
+
+def _page_start(after: list[str] | None, length: int) -> list[str]:
+    """The key after which a page begins. Raises Refusal for one of another list."""
+    if after is None:
+        return [""] * length
+    if len(after) != length:
+        raise Refusal("wrong-page", f"`after` repeats the {length} parts of `next`", status=422)
+    return after

@@ -8,8 +8,10 @@ from pathlib import Path
 import uvloop
 
 from services.metering.api import MeteringApi
+from services.metering.app.gauges import run_gauges
 from services.metering.app.guard import ClockGuard
-from services.metering.app.intake import Intake, report_pending
+from services.metering.app.intake import Intake
+from services.metering.app.inventory import Inventory
 from services.metering.app.lifecycle import Rules
 from services.metering.app.restore import MeteringRecovery
 from services.metering.app.tick import Ticker
@@ -35,6 +37,7 @@ logger = get_logger(__name__)
 MIGRATIONS = Path(__file__).parent / "migrations"
 PENDING_REPORT_US = 10 * MINUTE_US
 WAITING_SECONDS = 1.0
+LISTING_SECONDS = 5.0
 
 
 async def run_migrations(settings: Settings) -> None:
@@ -77,6 +80,7 @@ def _make_recovery(
         settings,
         reader=reader,
         intake=intake,
+        inventory=Inventory(clock, prices, intake.rules),
         consumer=_make_consumer(settings, pool, clock, intake),
     )
 
@@ -97,6 +101,7 @@ def _make_consumer(settings: Settings, pool: Pool, clock: Clock, intake: Intake)
 def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: Relay) -> Supervisor:
     rules = Rules(settings.regions, settings.shards, settings.limits)
     intake = Intake(clock, prices, rules)
+    inventory = Inventory(clock, prices, rules)
     guard = ClockGuard(pool, clock, settings)
     ticker = Ticker(pool, clock, prices, settings, relay, guard)
     consumer = _make_consumer(settings, pool, clock, intake)
@@ -108,8 +113,15 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: R
     async def waiting() -> None:
         while True:
             released = await intake.release_due(pool)
-            await report_pending(pool, clock, PENDING_REPORT_US)
+            await intake.report_pending(pool, PENDING_REPORT_US)
             await asyncio.sleep(0 if released else WAITING_SECONDS)
+
+    async def listings() -> None:
+        while True:
+            compared = await inventory.compare_due(pool)
+            if not compared:
+                await inventory.check_overdue(pool)
+                await asyncio.sleep(LISTING_SECONDS)
 
     def readiness() -> dict[str, str]:
         problems = supervisor.problems()
@@ -118,7 +130,14 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: R
         return problems
 
     api = create_api("Tollkeeper metering", readiness=readiness)
-    routes = MeteringApi(pool, clock, prices, settings.regions, ticker=ticker, intake=intake, guard=guard, relay=relay)
+    routes = MeteringApi(
+        *(pool, clock, prices, settings.regions),
+        ticker=ticker,
+        intake=intake,
+        inventory=inventory,
+        guard=guard,
+        relay=relay,
+    )
     api.include_router(routes.router)
     api.include_router(dead_letter_routes(pool, consumer))
     api.include_router(restore_routes(pool, clock, "metering"))
@@ -128,6 +147,8 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: R
             "tick": tick,
             "relay": relay.run,
             "waiting": waiting,
+            "listings": listings,
+            "gauges": lambda: run_gauges(pool, clock),
             "clock": guard.run,
             "api": lambda: serve(api, settings.host, settings.metering_port),
         }

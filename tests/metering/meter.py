@@ -9,11 +9,14 @@ from typing import Any
 from services.metering.app.books import publish_book
 from services.metering.app.guard import ClockGuard
 from services.metering.app.intake import Intake
+from services.metering.app.inventory import Inventory
 from services.metering.app.lifecycle import Rules
 from services.metering.app.tick import Ticker
 from services.metering.app.work import Prices
+from services.metering.rules.charge import charge, total
 from services.metering.settings import Settings
-from services.metering.store.shards import ensure_shards
+from services.metering.store.resources import load_all
+from services.metering.store.shards import ensure_shards, load_book_version, load_shards
 from shared.clock import SECOND_US, FixedClock, format_instant
 from shared.consumer import Poll
 from shared.db import Pool, ensure_partitions, open_pool, transaction
@@ -52,8 +55,10 @@ def lifecycle(kind: str, resource_id: str, at_us: int, *, region: str = "vn", **
     }
 
 
-def usage(name: str, at_us: int, quantity: int, sku: str = "tokens", tenant_id: str = "acme") -> dict[str, Any]:
-    interval = {"from": format_instant(at_us), "to": format_instant(at_us + SECOND_US)}
+def usage(
+    name: str, at_us: int, quantity: int, sku: str = "tokens", tenant_id: str = "acme", **data: Any
+) -> dict[str, Any]:
+    interval = {"from": format_instant(at_us), "to": format_instant(at_us + SECOND_US), **data}
     return {
         "specversion": "1.0",
         "id": name,
@@ -77,6 +82,7 @@ class Meter:
     clock: FixedClock
     prices: Prices
     intake: Intake
+    inventory: Inventory
     ticker: Ticker
     lines: list[str] = field(default_factory=list)
     books: list[dict[str, Any]] = field(default_factory=list)
@@ -103,7 +109,7 @@ class Meter:
         prices = Prices()
         intake = Intake(clock, prices, Rules(settings.regions, settings.shards, settings.limits))
         ticker = Ticker(pool, clock, prices, settings, None, ClockGuard(pool, clock, settings))
-        return cls(pool, settings, clock, prices, intake, ticker)
+        return cls(pool, settings, clock, prices, intake, Inventory(clock, prices, intake.rules), ticker)
 
     async def close(self) -> None:
         await self.pool.close()
@@ -114,7 +120,8 @@ class Meter:
         for event in events:
             line = json.dumps(event)
             self.lines.append(line)
-            topic = USAGE if event["type"] == "service.usage" else LIFECYCLE
+            retracts_usage = event["type"] == "event.retracted" and "subject" not in event
+            topic = USAGE if retracts_usage or event["type"] == "service.usage" else LIFECYCLE
             records.append(Record(topic, _TOPIC_ID, 0, self._offset, None, line.encode()))
             self._offset += 1
         poll = Poll(records)
@@ -122,6 +129,8 @@ class Meter:
             await self.intake.apply(connection, poll)
             await insert_dead_letters(connection, poll.dead, self.clock.now_us())
         self.dead += [item.reason for item in poll.dead]
+        while await self.inventory.compare_due(self.pool):
+            pass
 
     async def put_book(self, content: Mapping[str, Any]) -> PriceBookPublished:
         """Publish a book and remember it for the oracle, unless it repeats the last one."""
@@ -135,6 +144,8 @@ class Meter:
         """Move the clock, apply what waited for it, and tick until every shard is there."""
         self.clock.set(now_us)
         while await self.intake.release_due(self.pool):
+            pass
+        while await self.inventory.compare_due(self.pool):
             pass
         while await self.ticker.tick():
             pass
@@ -171,6 +182,35 @@ class Meter:
         charged = await self.charged()
         assert charged == expected, f"charged {charged}, must be {expected}"
         return expected
+
+    async def contradictions(self) -> list[tuple[str, str]]:
+        """(resource, kind) of everything that is listed."""
+        rows = await self.rows("select resource_id, kind from contradiction order by 1, 2, event_id")
+        return [(row[0], row[1]) for row in rows]
+
+    async def check_m1(self) -> None:
+        """Fail unless all lines of every resource add up to what its history costs, up to where it is charged.
+
+        The history as metering has it, so that this also holds for what the oracle has no word for.
+        """
+        published: dict[tuple[str, str, str], int] = {}
+        for batch in await self.batches():
+            first = 0
+            for account in batch.accounts:
+                for number in range(first, first + account.lines):
+                    key = (account.region, batch.lines.resource_ids[number], batch.lines.kinds[number])
+                    published[key] = published.get(key, 0) + batch.lines.amounts_micros[number]
+                first += account.lines
+        due: dict[tuple[str, str, str], int] = {}
+        async with transaction(self.pool) as connection:
+            tables = await self.prices.at(connection, await load_book_version(connection))
+            for shard in await load_shards(connection):
+                for resource in await load_all(connection, shard.shard):
+                    through_us = resource.charged_through_us or shard.metered_through_us
+                    for kind, micros in total(charge(resource.history, tables[resource.region], through_us)).items():
+                        due[resource.region, resource.resource_id, kind] = micros
+        metered = {key: micros for key, micros in published.items() if key[2] in ("gpu", "storage") and micros}
+        assert metered == {key: micros for key, micros in due.items() if micros}
 
     async def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         async with self.pool.acquire() as connection:

@@ -49,7 +49,8 @@ async def confirmed_until(meter: Meter, name: str) -> int:
 
 
 async def alarms(meter: Meter) -> dict[str, str]:
-    return {row[0]: row[1] for row in await meter.rows("select resource_id, problem from inventory_alarm order by 1")}
+    rows = await meter.rows("select resource_id, detail from contradiction where kind = 'inventory' order by 1")
+    return {row[0]: row[1] for row in rows}
 
 
 async def test_a_complete_snapshot_confirms_its_resources_for_the_bound(meter: Meter) -> None:
@@ -172,3 +173,46 @@ async def test_a_tick_that_runs_past_the_bound_in_one_step_charges_the_same(mete
     await meter.check()
     await meter.take(lifecycle("container.deleted", "ctr-1", START_US + 4 * MINUTE_US, region="jp"))
     await meter.check()
+
+
+async def test_a_source_speaks_only_for_its_own_resources(meter: Meter) -> None:
+    await begin(meter, "ctr-1", "ctr-2")
+    at_us = START_US + 5 * MINUTE_US
+    await meter.reach(at_us)
+    await meter.take(listing("own", at_us, seen("ctr-1")))
+    await meter.take(listing("foreign", at_us, seen("ctr-2"), source="evil"))
+    assert await confirmed_until(meter, "ctr-2") == START_US + BOUND_US, "another source can't confirm it"
+    rows = await meter.rows("select source, resource_id, detail from contradiction order by 1")
+    assert rows == [
+        ("evil", "ctr-2", "listed by evil, but created by platform/jp"),
+        ("platform/jp", "ctr-2", "not listed, but running by its events"),
+    ]
+    # What the source's next listing says is all that counts.
+    await meter.reach(at_us + MINUTE_US)
+    await meter.take(listing("later", at_us + MINUTE_US, seen("ctr-1"), seen("ctr-2")))
+    assert await alarms(meter) == {"ctr-2": "listed by evil, but created by platform/jp"}
+
+
+async def test_a_page_sent_twice_with_other_content_is_dead(meter: Meter) -> None:
+    await begin(meter, "ctr-1")
+    at_us = START_US + MINUTE_US
+    await meter.reach(at_us)
+    first = listing("s1", at_us, seen("ctr-1"), page=1, pages=2)
+    await meter.take(first)
+    await meter.take({**first, "id": "again"})
+    assert meter.dead == []
+    await meter.take(listing("s1", at_us, seen("ctr-1", gpu_count=8), page=1, pages=2))
+    assert meter.dead == ["page_twice"]
+
+
+async def test_a_listing_that_does_not_come_is_noticed(meter: Meter) -> None:
+    await begin(meter, "ctr-1")
+    await meter.reach(START_US + BOUND_US)
+    await meter.inventory.check_overdue(meter.pool)
+    assert not meter.inventory.overdue
+    await meter.reach(START_US + BOUND_US + 1)
+    await meter.inventory.check_overdue(meter.pool)
+    assert [(item.region, item.source) for item in meter.inventory.overdue] == [("jp", "platform/jp")]
+    await meter.take(listing("late", START_US + BOUND_US, seen("ctr-1")))
+    await meter.inventory.check_overdue(meter.pool)
+    assert meter.inventory.overdue == ()

@@ -81,7 +81,7 @@ def usage_is_not_deduplicated(put: SetAttribute) -> None:
     """Repeated usage counts again."""
     from services.metering.store import usage  # noqa: PLC0415
 
-    async def know_nothing(_connection: Any, _keys: Any) -> dict[tuple[str, str], bytes]:
+    async def know_nothing(_connection: Any, _keys: Any) -> dict[tuple[str, str], usage.UsageRecord]:
         return {}
 
     async def insert_if_new(connection: Any, records: Sequence[usage.UsageRecord]) -> None:
@@ -92,7 +92,7 @@ def usage_is_not_deduplicated(put: SetAttribute) -> None:
                 *(item.shard, item.sku, item.quantity, item.used_from_us, item.priced),
             )
 
-    put(usage, "load_usage_fingerprints", know_nothing)
+    put(usage, "load_usage", know_nothing)
     put(usage, "insert_usage", insert_if_new)
 
 

@@ -57,7 +57,7 @@ def test_metering_is_killed_anywhere(make_cluster: MakeCluster) -> None:
             assert unpublished >= BATCHES_IN_FLIGHT, f"{point}: only {unpublished} batches were in flight"
     # The rest of the events come while nobody listens, and meet a process that dies with them half applied.
     cluster.publish(fleet.lines()[len(fleet.events) // 2 :])
-    cluster.start("metering", Kill("services.metering.store.resources:upsert_resources", "after"), wait=False)
+    cluster.start("metering", Kill("services.metering.store.resources:write_resources", "after"), wait=False)
     cluster.wait_killed("metering")
     cluster.start("metering", wait=False)
     cluster.reach(fleet.end_us)

@@ -67,7 +67,7 @@ def busy(cluster: Cluster, fleet: Fleet, bugs: tuple[PlantBug, ...]) -> None:
 
 def killed_while_applying(cluster: Cluster, fleet: Fleet, bugs: tuple[PlantBug, ...]) -> None:
     """Metering dies with a poll half applied."""
-    die_and_return(cluster, fleet, (*bugs, Kill("services.metering.store.resources:upsert_resources", "after")))
+    die_and_return(cluster, fleet, (*bugs, Kill("services.metering.store.resources:write_resources", "after")))
 
 
 def killed_while_sending(cluster: Cluster, fleet: Fleet, bugs: tuple[PlantBug, ...]) -> None:

@@ -75,7 +75,8 @@ async def _charged_by_backup(
     for number, shard in shards.items():
         found = charged[number] = {}
         for resource in await resource_store.load_all(connection, number):
-            segments = charge(resource.history, tables.get(resource.region, NO_PRICES), shard.metered_through_us)
+            through_us = resource.charged_through_us or shard.metered_through_us
+            segments = charge(resource.history, tables.get(resource.region, NO_PRICES), through_us)
             for kind, item in charged_of(segments).items():
                 found[ChargeKey(resource.region, resource.tenant_id, resource.resource_id, kind)] = item
     for key, item in (await load_usage_due(connection)).items():

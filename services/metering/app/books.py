@@ -44,7 +44,7 @@ async def publish_book(
         tables = await prices.at(connection, version)
         _, through_us = await shard_store.load_through(connection)
         book = price_store.to_rules(published)
-        _refuse_if_wrong(tables.get(file.region, NO_PRICES), book, through_us)
+        _refuse_if_wrong(tables.get(file.region, NO_PRICES), book, through_us, regions[file.region].slot_seconds)
         await price_store.insert_book(connection, published)
         await catch_up(Work(connection, now_us, version, tables, {}), book)
         await ensure_partitions(connection, "outbox", now_us)
@@ -54,8 +54,8 @@ async def publish_book(
     return published
 
 
-def _refuse_if_wrong(table: PriceTable, book: PriceBook, through_us: int) -> None:
-    problems = check_book(table, book, through_us)
+def _refuse_if_wrong(table: PriceTable, book: PriceBook, through_us: int, slot_seconds: int) -> None:
+    problems = check_book(table, book, through_us, slot_seconds)
     problems += [f"service {sku}: the name is taken" for sku in book.services if sku in RESERVED_KINDS]
     if problems:
         raise Refusal("price-book-refused", "; ".join(problems), status=422, metered_through=format_instant(through_us))
@@ -76,10 +76,10 @@ async def catch_up(work: Work, book: PriceBook) -> None:
     shards = sorted({shard for shard, _ in waiting} | {record.shard for record in usage})
     work.shards = await shard_store.lock_shards(work.connection, shards)
     keys = [(book.region, resource_id) for _, resource_id in sorted(waiting)]
-    work.resources = await resource_store.load_resources(work.connection, keys)
+    work.take(await resource_store.load_resources(work.connection, keys))
     cause = f"price-book/{book.version}"
     for resource in list(work.resources.values()):
-        through_us = work.through_us(resource.shard)
+        through_us = work.charged_through(resource)
         before, after = (charge(resource.history, table, through_us) for table in (old, new))
         work.put(resource, correction_lines(before, after), cause)
     work.tables = {**work.tables, book.region: new}

@@ -1,5 +1,6 @@
 """A worker's cache of one shard: what bills at rest as columns, the few others with their histories.
 
+A resource that can't be computed is left out and charged up to where it was: it stands in nobody's way.
 Valid only for the (version, through) of the shard's row as just locked; if that has moved on, the cache catches up:
 columns by arithmetic, changed resources by reading them.
 """
@@ -13,9 +14,11 @@ from numpy.typing import NDArray
 from services.metering.batches import AccountPart
 from services.metering.columns import EMPTY_ROWS, LineColumns, Rated, Rows, advance, build_rows, merge_rows
 from services.metering.rules.charge import Cursor, burn_at, charge, steady
-from services.metering.rules.lines import tick_lines
+from services.metering.rules.lines import Line, tick_lines
 from services.metering.rules.prices import PriceTable
-from services.metering.store.resources import Resource
+from services.metering.store.resources import Resource, Unreadable
+from shared.money import AMOUNT_MICROS_MAX
+from shared.set_aside import describe_error
 
 Account = tuple[str, str]
 Key = tuple[str, str]
@@ -35,6 +38,8 @@ class TickPlan:
     rows: Rows
     hot: dict[Key, Resource]
     settled: list[Resource]  # came to rest with this tick
+    failed: dict[Key, str]  # could not be computed, and why
+    recovered: list[Key]  # were set aside and are charged with their shard again
 
 
 class ShardCache:
@@ -48,6 +53,10 @@ class ShardCache:
         self.rows = EMPTY_ROWS
         # Resources to which something is still to happen, or that wait for a price: charged by the pure function.
         self.hot: dict[Key, Resource] = {}
+        # Set aside: charged up to an instant of its own until it can be computed again.
+        self.aside: set[Key] = set()
+        # What could not be taken in, and why: to be set aside by the tick.
+        self.failed: dict[Key, str] = {}
         # Confirmed by inventory up to an instant; at rest only in windows that end by then.
         self.bounded: dict[Key, int] = {}
         self._published_burns = dict(burns)
@@ -72,16 +81,38 @@ class ShardCache:
         """Move to where another worker's ticks have brought the shard, without publishing again what they did."""
         plan = self.plan(through_us, tables)
         self.commit(plan, tables)
+        self.failed.update(plan.failed)
         self._published_burns = dict(burns)
 
-    def load(self, resources: Sequence[Resource], tables: Tables, version: int) -> None:
+    def load(self, resources: Sequence[Resource | Unreadable], tables: Tables, version: int) -> None:
         """Take resources as they are in the database at this cache's `through`, in place of what was known of them."""
-        self.forget({(resource.region, resource.resource_id) for resource in resources})
+        self.forget({resource.key for resource in resources})
         entries: list[tuple[int, int, str, int, Cursor]] = []
         for resource in resources:
-            self._place(resource, tables, self.through_us, entries)
+            if resource.charged_through_us is not None:
+                self.aside.add(resource.key)
+            elif isinstance(resource, Unreadable):
+                self.failed[resource.key] = resource.reason
+            else:
+                self._place_or_fail(resource, tables, self.through_us, entries)
         self.rows = merge_rows(self.rows, build_rows(entries))
         self.version = version
+
+    def _place_or_fail(
+        self,
+        resource: Resource,
+        tables: Tables,
+        through_us: int,
+        entries: list[tuple[int, int, str, int, Cursor]],
+    ) -> None:
+        placed: list[tuple[int, int, str, int, Cursor]] = []
+        try:
+            self._place(resource, tables, through_us, placed)
+            build_rows(placed)
+        except Exception as error:  # noqa: BLE001 - whatever one resource breaks must not stop its neighbours
+            self.failed[resource.key] = describe_error(error)
+        else:
+            entries += placed
 
     def forget(self, keys: set[Key]) -> None:
         if not keys:
@@ -89,6 +120,8 @@ class ShardCache:
         for key in keys:
             self.hot.pop(key, None)
             self.bounded.pop(key, None)
+            self.aside.discard(key)
+            self.failed.pop(key, None)
         self.rows = self._without(self.rows, keys)
 
     def _without(self, rows: Rows, keys: set[Key]) -> Rows:
@@ -129,16 +162,22 @@ class ShardCache:
         """What inventory does not confirm up to `through_us`: load it and `heat` it before the tick."""
         return [key for key, bound_us in self.bounded.items() if bound_us < through_us]
 
-    def heat(self, resources: Sequence[Resource]) -> None:
+    def heat(self, resources: Sequence[Resource | Unreadable]) -> None:
         """Charge these by the pure function in the next tick."""
-        keys = {(resource.region, resource.resource_id) for resource in resources}
-        self.forget(keys)
+        self.forget({resource.key for resource in resources})
         for resource in resources:
-            self.hot[resource.region, resource.resource_id] = resource
+            if isinstance(resource, Unreadable):
+                self.failed[resource.key] = resource.reason
+            else:
+                self.hot[resource.key] = resource
 
-    def plan(self, through_us: int, tables: Tables) -> TickPlan:
-        """Charge everything in `[self.through_us, through_us)`; changes nothing until `commit`."""
-        rows, lines = advance(self.rows, self.rated, tables, self.through_us, through_us)
+    def plan(self, through_us: int, tables: Tables, retried: Sequence[Resource | Unreadable] = ()) -> TickPlan:
+        """Charge everything in `[self.through_us, through_us)`; changes nothing until `commit`.
+
+        `retried` were set aside: each is charged from where it was.
+        """
+        failed: dict[Key, str] = dict(self.failed)
+        rows, lines = self._advance(tables, through_us, failed)
         parts: dict[Account, AccountPart] = {}
         burns = np.zeros(len(self.accounts), dtype=np.int64)
         np.add.at(burns, rows.account, rows.price_micros)
@@ -146,35 +185,77 @@ class ShardCache:
         settled: list[Resource] = []
         for key, resource in self.hot.items():
             table = tables.get(resource.region, NO_PRICES)
-            burns[self._account_index[resource.region, resource.tenant_id]] += burn_at(
-                resource.history, table, through_us
-            )
-            self._charge_hot(resource, table, through_us, parts)
-            rest = steady(resource.history, table, through_us)
+            try:
+                burn = burn_at(resource.history, table, through_us)
+                added = charge_between(resource, table, self.through_us, through_us)
+                rest = steady(resource.history, table, through_us)
+                burns[self._account_index[resource.region, resource.tenant_id]] += np.int64(burn)
+            except Exception as error:  # noqa: BLE001 - as above
+                failed[key] = describe_error(error)
+                continue
+            add_lines(parts, resource, added)
             if rest is None or rest.unpriced:
                 hot[key] = resource
             else:
                 settled.append(resource)
+        recovered = self._recover(retried, tables, through_us, parts, failed)
         changed = self._changed_burns(burns)
         for account in changed:
             parts.setdefault(account, AccountPart(*account, 0))
         for account, part in parts.items():
-            part.burn_micros_per_hour = int(burns[self._account_index[account]])
-        return TickPlan(through_us, lines, list(parts.values()), burns, changed, rows, hot, settled)
+            index = self._account_index.get(account)
+            part.burn_micros_per_hour = 0 if index is None else int(burns[index])
+        return TickPlan(through_us, lines, list(parts.values()), burns, changed, rows, hot, settled, failed, recovered)
 
-    def _charge_hot(
-        self, resource: Resource, table: PriceTable, through_us: int, parts: dict[Account, AccountPart]
-    ) -> None:
-        before = charge(resource.history, table, self.through_us)
-        after = charge(resource.history, table, through_us)
-        lines = tick_lines(before, after)
-        if not lines:
-            return
-        account = (resource.region, resource.tenant_id)
-        part = parts.setdefault(account, AccountPart(*account, 0))
-        part.lines += [(resource.resource_id, line, "") for line in lines]
-        if not before and resource.admission_id is not None:
-            part.admission_ids.append(resource.admission_id)
+    def _recover(
+        self,
+        retried: Sequence[Resource | Unreadable],
+        tables: Tables,
+        through_us: int,
+        parts: dict[Account, AccountPart],
+        failed: dict[Key, str],
+    ) -> list[Key]:
+        recovered: list[Key] = []
+        for resource in retried:
+            if isinstance(resource, Unreadable):
+                failed[resource.key] = resource.reason
+                continue
+            assert resource.charged_through_us is not None, "it was set aside"
+            table = tables.get(resource.region, NO_PRICES)
+            try:
+                added = charge_between(resource, table, resource.charged_through_us, through_us)
+            except Exception as error:  # noqa: BLE001 - as above
+                failed[resource.key] = describe_error(error)
+                continue
+            add_lines(parts, resource, added)
+            recovered.append(resource.key)
+        return recovered
+
+    def _advance(self, tables: Tables, through_us: int, failed: dict[Key, str]) -> tuple[Rows, LineColumns]:
+        """Charge the rows; if a resource's can't be charged, those of all others."""
+        try:
+            return advance(self.rows, self.rated, tables, self.through_us, through_us)
+        except (OverflowError, ArithmeticError, ValueError) as error:
+            broken = self._find_broken(tables, through_us, self.rows)
+            if not broken:
+                raise
+            failed.update(dict.fromkeys(broken, describe_error(error)))
+            return advance(self._without(self.rows, broken), self.rated, tables, self.through_us, through_us)
+
+    def _find_broken(self, tables: Tables, through_us: int, rows: Rows) -> set[Key]:
+        """The resources whose rows can't be charged, by halving."""
+        try:
+            advance(rows, self.rated, tables, self.through_us, through_us)
+        except (OverflowError, ArithmeticError, ValueError):
+            names = sorted({str(name) for name in rows.resource_ids})
+            if len(names) == 1:
+                return {(self.accounts[account][0], names[0]) for account in rows.account.tolist()}
+            first = set(names[: len(names) // 2])
+            mask = np.fromiter((name in first for name in rows.resource_ids.tolist()), dtype=np.bool_, count=len(rows))
+            return self._find_broken(tables, through_us, rows.take(mask)) | self._find_broken(
+                tables, through_us, rows.take(~mask)
+            )
+        return set()
 
     def _changed_burns(self, burns: NDArray[np.int64]) -> dict[Account, int]:
         return {
@@ -185,9 +266,35 @@ class ShardCache:
 
     def commit(self, plan: TickPlan, tables: Tables) -> None:
         """The tick is in the database: be as it left the shard."""
-        self.through_us, self.rows, self.hot = plan.through_us, plan.rows, plan.hot
+        self.through_us, self.rows, self.hot, self.failed = plan.through_us, plan.rows, plan.hot, {}
         self._published_burns.update(plan.changed_burns)
         entries: list[tuple[int, int, str, int, Cursor]] = []
         for resource in plan.settled:
-            self._place(resource, tables, plan.through_us, entries)
+            self._place_or_fail(resource, tables, plan.through_us, entries)
         self.rows = merge_rows(self.rows, build_rows(entries))
+
+
+def charge_between(
+    resource: Resource, table: PriceTable, from_us: int, through_us: int
+) -> tuple[tuple[Line, ...], bool]:
+    """What a resource costs in `[from_us, through_us)`, and whether that is the first of it.
+
+    Raises OverflowError if it can't be published.
+    """
+    before = charge(resource.history, table, from_us)
+    lines = tick_lines(before, charge(resource.history, table, through_us))
+    if any(abs(line.amount_micros) > AMOUNT_MICROS_MAX or line.price_micros > AMOUNT_MICROS_MAX for line in lines):
+        raise OverflowError("an amount exceeds what a ledger entry can hold")
+    return lines, not before
+
+
+def add_lines(parts: dict[Account, AccountPart], resource: Resource, added: tuple[tuple[Line, ...], bool]) -> None:
+    """Put a resource's lines into its account's part of a batch."""
+    lines, is_first = added
+    if not lines:
+        return
+    account = (resource.region, resource.tenant_id)
+    part = parts.setdefault(account, AccountPart(*account, 0))
+    part.lines += [(resource.resource_id, line, "") for line in lines]
+    if is_first and resource.admission_id is not None:
+        part.admission_ids.append(resource.admission_id)

@@ -3,31 +3,36 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-import orjson
+import asyncpg
 
 from services.metering.app import inventory
-from services.metering.app.lifecycle import Incoming, Rules, apply_lifecycle, to_incoming, waiting_record
-from services.metering.app.usage import IncomingUsage, apply_usage
-from services.metering.app.work import Prices, Work, open_work
+from services.metering.app.deletions import apply_deletions
+from services.metering.app.lifecycle import Incoming, Rules, apply_lifecycle, to_incoming
+from services.metering.app.usage import IncomingUsage, apply_usage, to_incoming_usage
+from services.metering.app.work import Prices, open_work
 from services.metering.rules.acceptance import NO_LIMITS
 from services.metering.store import events as event_store
 from services.metering.store.events import EventKey, WaitingEvent
 from shared.clock import Clock
 from shared.consumer import Poll
-from shared.db import Connection, Pool, transaction
+from shared.db import Connection, Pool, is_transient, transaction
 from shared.dead_letters import DeadRecord, insert_dead_letters
-from shared.errors import RecordError, Refusal
+from shared.errors import RecordError, Refusal, TransientFault
 from shared.events.enforcement import DeletionRead, parse_deletion
 from shared.events.lifecycle import InventoryObserved, LifecycleEvent, parse_lifecycle
-from shared.events.usage import UsageRecorded, parse_usage
+from shared.events.usage import parse_usage
 from shared.ids import shard_of
 from shared.kafka import Record
 from shared.log import get_logger
+from shared.set_aside import describe_error, list_set_aside, release, set_aside
 from shared.topics import ENFORCEMENT_EVENTS, LIFECYCLE, USAGE
 
 logger = get_logger(__name__)
 
 DUE_EVENTS_MAX = 500
+# Kind of waiting events that can't be applied.
+WAITING = "waiting"
+RACES_MAX = 5
 
 
 @dataclass(slots=True)
@@ -46,7 +51,7 @@ class Intake:
     def __init__(self, clock: Clock, prices: Prices, rules: Rules) -> None:
         self._clock = clock
         self._prices = prices
-        self._rules = rules
+        self.rules = rules
 
     async def apply(self, connection: Connection, poll: Poll) -> None:
         """Apply a poll in the caller's transaction; what can't be understood is buried."""
@@ -84,8 +89,8 @@ class Intake:
                 parsed.deletions.append(deletion)
 
     def _require_region(self, region: str) -> None:
-        if region not in self._rules.regions:
-            known = ", ".join(sorted(self._rules.regions))
+        if region not in self.rules.regions:
+            known = ", ".join(sorted(self.rules.regions))
             raise RecordError("unknown region", f"region {region} is not served here, only {known}")
 
     async def _apply(self, connection: Connection, parsed: _Parsed) -> list[tuple[Record, str, str]]:
@@ -95,44 +100,73 @@ class Intake:
         keys = {item.resource for item in parsed.lifecycle}
         keys |= {(event.data.region, event.subject) for event in parsed.deletions}
         dead: list[tuple[Record, str, str]] = []
-        if shards:
-            work = await open_work(
-                connection, self._prices, self._clock.now_us(), shards, keys, publishes=self._rules.publishes
-            )
-            dead += (await apply_lifecycle(work, parsed.lifecycle, self._rules)).dead
-            dead += await apply_usage(work, parsed.usage, self._rules)
-            _apply_deletions(work, parsed.deletions)
-            await work.save()
-        for page, record in parsed.inventory:
-            problem = await inventory.take_page(connection, self._prices, self._rules, page, self._clock.now_us())
+        # A source's lock comes before those of shards.
+        for page, record in sorted(parsed.inventory, key=_by_source):
+            problem = await inventory.take_page(connection, self.rules, page, self._clock.now_us())
             if problem is not None:
                 dead.append((record, *problem))
+        if shards:
+            work = await open_work(
+                connection, self._prices, self._clock.now_us(), shards, keys, publishes=self.rules.publishes
+            )
+            dead += (await apply_lifecycle(work, parsed.lifecycle, self.rules)).dead
+            dead += await apply_usage(work, parsed.usage, self.rules)
+            await apply_deletions(work, parsed.deletions, self.rules.shards)
+            await work.save()
         return dead
 
     def _shard(self, region: str, tenant_id: str) -> int:
-        return shard_of(region, tenant_id, self._rules.shards)
+        return shard_of(region, tenant_id, self.rules.shards)
 
     async def release_due(self, pool: Pool) -> int:
-        """Apply parked events whose time has come; answer how many."""
+        """Apply parked events whose time has come; return how many. One that can't be applied is set aside."""
+        now_us = self._clock.now_us()
         async with transaction(pool) as connection:
-            due = await event_store.load_due(connection, self._clock.now_us(), DUE_EVENTS_MAX)
-            if due:
-                await self._apply_waiting(connection, due, self._rules)
+            held = [item.item for item in await list_set_aside(connection, kind=WAITING) if item.next_at_us > now_us]
+            due = await event_store.load_due(connection, now_us, DUE_EVENTS_MAX, held)
+        await self._release_each(pool, due)
         return len(due)
 
+    async def _release_each(self, pool: Pool, due: Sequence[WaitingEvent]) -> None:
+        """Apply events together; if one of them breaks that, halve them until it stands alone."""
+        if not due:
+            return
+        try:
+            async with transaction(pool) as connection:
+                await self._apply_waiting(connection, due, self.rules)
+                await release(connection, WAITING, [_name(item) for item in due])
+        except Exception as error:
+            if is_transient(error):
+                raise
+            if len(due) > 1:
+                middle = len(due) // 2
+                await self._release_each(pool, due[:middle])
+                await self._release_each(pool, due[middle:])
+                return
+            async with transaction(pool) as connection:
+                await set_aside(connection, WAITING, _name(due[0]), describe_error(error), self._clock.now_us())
+
     async def release(self, pool: Pool, key: EventKey) -> str:
-        """Apply one parked event by an operator's word, without sanity limits; answer what became of it."""
-        async with transaction(pool) as connection:
-            waiting = await event_store.load_waiting(connection, key)
-            if waiting is None:
-                raise Refusal("waiting-event-not-found", f"no event {key[0]}/{key[1]} waits here", status=404)
-            await self._apply_waiting(connection, [waiting], replace(self._rules, limits=NO_LIMITS))
-            still = await event_store.load_waiting(connection, key)
-        return "applied" if still is None else still.state
+        """Apply waiting events by an operator's word, without sanity limits; return what became of them."""
+        for attempt in range(RACES_MAX):
+            try:
+                async with transaction(pool) as connection:
+                    waiting = await event_store.find_waiting(connection, key)
+                    if not waiting:
+                        raise Refusal("waiting-event-not-found", f"no event {key[0]}/{key[1]} waits here", status=404)
+                    await self._apply_waiting(connection, waiting, replace(self.rules, limits=NO_LIMITS))
+                    still = await event_store.find_waiting(connection, key)
+            except (TransientFault, asyncpg.UniqueViolationError):
+                # Another transaction took the resource or the id meanwhile: look again.
+                if attempt + 1 == RACES_MAX:
+                    raise
+            else:
+                return still[0].state if still else "applied"
+        raise AssertionError("the last attempt returns or raises")
 
     async def _apply_waiting(self, connection: Connection, waiting: Sequence[WaitingEvent], rules: Rules) -> None:
-        usage = [item for item in waiting if _is_usage(item)]
-        lifecycle = [to_incoming(item) for item in waiting if not _is_usage(item)]
+        usage = [to_incoming_usage(item) for item in waiting if item.topic == USAGE]
+        lifecycle = [to_incoming(item) for item in waiting if item.topic == LIFECYCLE]
         work = await open_work(
             connection,
             self._prices,
@@ -142,50 +176,26 @@ class Intake:
             publishes=rules.publishes,
         )
         dead = (await apply_lifecycle(work, lifecycle, rules)).dead
-        dead += await apply_usage(work, [_to_usage(item) for item in usage], rules)
+        dead += await apply_usage(work, usage, rules)
         await work.save()
         await insert_dead_letters(connection, [DeadRecord(*item) for item in dead], work.now_us)
 
+    async def report_pending(self, pool: Pool, after_us: int) -> int:
+        """Report events that have waited for another one longer than `after_us`; return how many are new.
 
-def _is_usage(waiting: WaitingEvent) -> bool:
-    return bool(orjson.loads(waiting.body)["type"] == "service.usage")
-
-
-def _to_usage(waiting: WaitingEvent) -> IncomingUsage:
-    record = replace(waiting_record(waiting), topic=USAGE)
-    return IncomingUsage(UsageRecorded.model_validate_json(waiting.body), record, waited=True)
-
-
-def _apply_deletions(work: Work, events: Sequence[DeletionRead]) -> None:
-    """Nothing is charged for a resource after enforcement commanded its deletion, unless that was given up.
-
-    A resource that outlived its deletion existed all the while: what was not charged since the command is charged.
-    """
-    for event in events:
-        resource = work.resources.get((event.data.region, event.data.resource_id or ""))
-        if resource is None or resource.tenant_id != event.data.tenant_id:
-            logger.warning("intake.commanded_unknown", resource=event.data.resource_id, region=event.data.region)
-            continue
-        before = resource.history
-        commanded_us = _commanded_us(before.commanded_us, event)
-        if commanded_us == before.commanded_us:
-            continue
-        after = replace(before, commanded_us=commanded_us)
-        lines = work.corrections(resource.shard, (resource.region, resource.resource_id), before, after)
-        work.put(replace(resource, history=after), lines, f"{event.source}/{event.id}")
+        Each is decided on once more: what another transaction applied while this one began to wait is seen then.
+        """
+        async with transaction(pool) as connection:
+            late = await event_store.mark_reported(connection, self._clock.now_us() - after_us)
+        await self._release_each(pool, [item for item in late if item.topic != ENFORCEMENT_EVENTS])
+        for item in late:
+            logger.warning("intake.pending", region=item.region, resource=item.resource_id, waits=item.reason)
+        return len(late)
 
 
-def _commanded_us(known_us: int | None, event: DeletionRead) -> int | None:
-    """The earliest command that was not given up. An account's events come in enforcement's order, repeats included."""
-    if event.type == "deletion.abandoned":
-        return None if known_us is not None and known_us <= event.time else known_us
-    return event.time if known_us is None else min(known_us, event.time)
+def _by_source(item: tuple[InventoryObserved, Record]) -> tuple[str, str]:
+    return item[0].data.region, item[0].source
 
 
-async def report_pending(pool: Pool, clock: Clock, after_us: int) -> int:
-    """Tell of events that have waited for their creation longer than `after_us`; answer how many are new."""
-    async with transaction(pool) as connection:
-        late = await event_store.mark_reported(connection, clock.now_us() - after_us)
-    for item in late:
-        logger.warning("intake.pending_without_created", region=item.region, resource=item.resource_id)
-    return len(late)
+def _name(waiting: WaitingEvent) -> str:
+    return f"{waiting.topic}/{waiting.source}/{waiting.event_id}"

@@ -6,6 +6,7 @@ per resource what `charge(history)` says less what was charged (docs/adr/0003).
 
 from services.metering.app.adoption import adopt, load_usage_due
 from services.metering.app.intake import Intake
+from services.metering.app.inventory import Inventory
 from services.metering.app.work import Account, Prices, Work, open_work
 from services.metering.rules.charge import charge
 from services.metering.rules.restore import Charged, ChargeKey, charged_of, settlement_lines
@@ -28,7 +29,7 @@ CAUSE = "restore"
 
 
 class MeteringRecovery(Recovery):
-    """`intake` and `consumer` are ones that publish nothing."""
+    """`intake`, `inventory` and `consumer` are ones that publish nothing."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class MeteringRecovery(Recovery):
         *,
         reader: TopicReader,
         intake: Intake,
+        inventory: Inventory,
         consumer: OffsetConsumer,
     ) -> None:
         self._pool = pool
@@ -47,6 +49,7 @@ class MeteringRecovery(Recovery):
         self._settings = settings
         self._reader = reader
         self._intake = intake
+        self._inventory = inventory
         self._consumer = consumer
 
     async def adopt(self, connection: Connection, restore: Restore, starts: Offsets) -> None:
@@ -59,6 +62,8 @@ class MeteringRecovery(Recovery):
         topics = (LIFECYCLE, USAGE, ENFORCEMENT_EVENTS)
         await consume_to_end(self._pool, self._reader, [self._consumer], topics)
         while await self._intake.release_due(self._pool):
+            pass
+        while await self._inventory.compare_due(self._pool):
             pass
 
     async def settle(self, connection: Connection, restore: Restore) -> None:  # noqa: ARG002 - the protocol's
@@ -78,7 +83,7 @@ async def settle(connection: Connection, prices: Prices, now_us: int, shards: in
         for resource in await resource_store.load_all(connection, number):
             table = work.table(resource.region)
             of_account = (resource.region, resource.tenant_id), resource.resource_id
-            kinds = charged_of(charge(resource.history, table, work.through_us(number)))
+            kinds = charged_of(charge(resource.history, table, work.charged_through(resource)))
             due[of_account] = due.get(of_account, {}) | kinds
             if kinds and of_account not in charged:
                 work.announce_admission(resource)

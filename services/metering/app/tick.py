@@ -1,7 +1,8 @@
 """The tick: charge what is due up to `through = now - settle delay`, for every shard whose turn it is.
 
 Any worker takes any due shard; the shard's row lock is the fence. Lines, sequence numbers and `metered_through` are one
-transaction, so a tick that dies has charged nothing and the next one charges the same.
+transaction, so a tick that dies has charged nothing and the next one charges the same. What can't be computed is set
+aside: a resource alone, charged up to where it was, or the shard where no resource is the cause.
 """
 
 import asyncio
@@ -9,8 +10,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 
-from prometheus_client import Counter, Gauge, Histogram
-
+from services.metering import metrics
 from services.metering.app.cache import ShardCache, Tables, TickPlan
 from services.metering.app.guard import ClockGuard
 from services.metering.app.work import FUNCTION_VERSION, Prices, charge_message
@@ -18,18 +18,19 @@ from services.metering.batches import BatchHead, encode_parts, encode_tick
 from services.metering.settings import Settings
 from services.metering.store import resources as resource_store
 from services.metering.store import shards as shard_store
+from services.metering.store.resources import Resource, Unreadable
 from services.metering.store.shards import Shard
 from shared.clock import SECOND_US, Clock
-from shared.db import Connection, Pool, ensure_partitions, transaction
+from shared.db import Connection, Pool, ensure_partitions, is_transient, transaction
 from shared.log import get_logger
 from shared.outbox import Message, Relay, insert_messages
+from shared.set_aside import describe_error, list_set_aside, load_held_back, release, set_aside
 
 logger = get_logger(__name__)
 
-LINES = Counter("metering_lines", "Charge lines published by ticks")
-TICK_SECONDS = Histogram("metering_tick_seconds", "One tick transaction")
-CACHE_LOADS = Counter("metering_cache_loads", "Shards read whole because no valid cache was there")
-LAG_SECONDS = Gauge("metering_lag_seconds", "How far the last ticked shards were behind when their tick began")
+# Kinds of what is set aside: a resource that can't be computed, and a shard that can't be ticked for another reason.
+TICK = "tick"
+TICK_SHARD = "tick-shard"
 
 IDLE_SECONDS_MAX = 0.25
 
@@ -47,6 +48,7 @@ class Ticker:
         self._relay = relay
         self._guard = guard
         self._caches: dict[int, ShardCache] = {}
+        self._failing = False  # whether any shard is set aside
 
     def through_us(self) -> int:
         return self._clock.now_us() - round(self._settings.settle_delay_seconds * SECOND_US)
@@ -65,39 +67,75 @@ class Ticker:
                 await asyncio.sleep(pause_seconds)
 
     async def tick(self) -> int:
-        """Tick some due shards in one transaction; answer how many."""
+        """Tick some due shards in one transaction; return how many had their turn.
+
+        If one of them breaks that, each is ticked alone, and the one that still fails is set aside.
+        """
         if await self._guard.halt_if_jumped():
             return 0
-        started, jumps = time.monotonic(), self._guard.jumps
-        planned: list[tuple[ShardCache, TickPlan]] = []
         touched: list[int] = []
+        try:
+            return await self._tick_due(touched)
+        except Exception as error:
+            if is_transient(error) or not touched:
+                raise
+            logger.error("tick.isolating", shards=touched, reason=describe_error(error))  # noqa: TRY400
+        return sum([await self._tick_alone(number) for number in touched])
+
+    async def _tick_alone(self, number: int) -> int:
+        try:
+            return await self._tick_due([], only=number)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            async with transaction(self._pool) as connection:
+                await set_aside(connection, TICK_SHARD, str(number), describe_error(error), self._clock.now_us())
+            return 1
+
+    async def _tick_due(self, touched: list[int], only: int | None = None) -> int:
+        """Tick due shards, or only one; `touched` tells the caller which even if it fails."""
+        started, jumps = time.monotonic(), self._guard.jumps
         try:
             async with transaction(self._pool) as connection:
                 if await shard_store.load_halt(connection) is not None:
                     return 0
                 version = await shard_store.share_prices(connection)
                 tables = await self._prices.at(connection, version)
-                due = await shard_store.lock_due_shards(
-                    connection, self.due_us(), self._settings.metering_tick_shards_max
-                )
+                due = await self._lock_due(connection, only)
                 if not due:
                     return 0
-                touched = [shard.shard for shard in due]
-                LAG_SECONDS.set((self.through_us() - min(shard.metered_through_us for shard in due)) / SECOND_US)
+                touched += [shard.shard for shard in due]
                 planned = await self._tick_shards(connection, due, tables, version)
                 self._guard.require_no_jump_since(jumps)
         except BaseException:
             # The outcome is unknown: nothing in memory may outlive it.
             for number in touched:
                 self._caches.pop(number, None)
+            if only is not None:
+                self._caches.pop(only, None)
             raise
         for cache, plan in planned:
             cache.commit(plan, tables)
         if self._relay is not None:
             self._relay.wake()
-        LINES.inc(sum(len(plan.lines) for _, plan in planned))
-        TICK_SECONDS.observe(time.monotonic() - started)
+        metrics.LINES.inc(sum(len(plan.lines) for _, plan in planned))
+        metrics.TICK_SECONDS.observe(time.monotonic() - started)
         return len(planned)
+
+    async def _lock_due(self, connection: Connection, only: int | None) -> list[Shard]:
+        if only is not None:
+            due_us = self.due_us()
+            return [
+                item
+                for item in (await shard_store.lock_shards(connection, [only])).values()
+                if item.metered_through_us <= due_us
+            ]
+        failing = await list_set_aside(connection, kind=TICK_SHARD, limit=10_000)
+        self._failing = bool(failing)
+        left_out = [int(item.item) for item in failing if item.next_at_us > self._clock.now_us()]
+        return await shard_store.lock_due_shards(
+            connection, self.due_us(), self._settings.metering_tick_shards_max, left_out
+        )
 
     async def _tick_shards(
         self, connection: Connection, due: Sequence[Shard], tables: Tables, book_version: int
@@ -112,17 +150,43 @@ class Ticker:
             cache = await self._fresh_cache(connection, shard, tables)
             through_us = min(target_us, shard.metered_through_us + self._advance_us())
             await self._heat_expired(connection, cache, through_us)
-            plan = cache.plan(through_us, tables)
+            plan = cache.plan(through_us, tables, await self._load_retried(connection, cache))
             batches = _encode(shard, head, cache, plan)
             rows += batches
-            moved.append(replace(shard, seq=shard.seq + len(batches), metered_through_us=through_us))
+            version = await self._set_aside(connection, shard, plan)
+            moved.append(replace(shard, seq=shard.seq + len(batches), version=version, metered_through_us=through_us))
             planned.append((cache, plan))
             burns.update({account: (shard.shard, burn) for account, burn in plan.changed_burns.items()})
         await ensure_partitions(connection, "outbox", now_us)
         await insert_messages(connection, rows, now_us)
         await shard_store.upsert_burns(connection, burns)
         await shard_store.update_shards(connection, moved)
+        if self._failing:
+            await release(connection, TICK_SHARD, [str(shard.shard) for shard in due])
         return planned
+
+    async def _load_retried(self, connection: Connection, cache: ShardCache) -> list[Resource | Unreadable]:
+        """The resources that were set aside and are to be tried again."""
+        if not cache.aside:
+            return []
+        names = {_name(key): key for key in sorted(cache.aside)}
+        held = await load_held_back(connection, TICK, list(names), self._clock.now_us())
+        keys = [key for name, key in names.items() if name not in held]
+        return await resource_store.load_readable(connection, keys) if keys else []
+
+    async def _set_aside(self, connection: Connection, shard: Shard, plan: TickPlan) -> int:
+        """Set aside what could not be computed, charged up to where the shard was; return the shard's version."""
+        if not plan.failed and not plan.recovered:
+            return shard.version
+        version = shard.version + 1
+        for key, reason in plan.failed.items():
+            await set_aside(connection, TICK, _name(key), reason, self._clock.now_us())
+        await resource_store.set_charged_through(
+            connection, shard.shard, version, list(plan.failed), shard.metered_through_us
+        )
+        await resource_store.set_charged_through(connection, shard.shard, version, plan.recovered, None)
+        await release(connection, TICK, [_name(key) for key in plan.recovered])
+        return version
 
     def _advance_us(self) -> int:
         """How far one tick may go: bounded while the sanity limits are on, so that a wild clock does little."""
@@ -134,7 +198,7 @@ class Ticker:
         """The shard's cache, brought to the version and `through` of the row that this transaction holds."""
         cache = self._caches.get(shard.shard)
         if cache is None or cache.version > shard.version or cache.through_us > shard.metered_through_us:
-            CACHE_LOADS.inc()
+            metrics.CACHE_LOADS.inc()
             burns = await shard_store.load_burns(connection, shard.shard)
             cache = ShardCache(shard.version, shard.metered_through_us, burns)
             cache.load(
@@ -156,7 +220,12 @@ class Ticker:
     async def _heat_expired(self, connection: Connection, cache: ShardCache, through_us: int) -> None:
         expired = cache.expired(through_us)
         if expired:
-            cache.heat(list((await resource_store.load_resources(connection, expired)).values()))
+            cache.heat(await resource_store.load_readable(connection, expired))
+
+
+def _name(key: tuple[str, str]) -> str:
+    """A resource as an item that is set aside."""
+    return f"{key[0]}/{key[1]}"
 
 
 def _encode(shard: Shard, head: BatchHead, cache: ShardCache, plan: TickPlan) -> list[tuple[int, Message]]:

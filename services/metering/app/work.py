@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from services.metering.batches import AccountPart, BatchHead, encode_parts
 from services.metering.rules.charge import charge
-from services.metering.rules.history import CONFIGURES, DELETED, History
+from services.metering.rules.history import CONFIGURES, DELETED, Event, History
 from services.metering.rules.lines import Line, correction_lines
 from services.metering.rules.prices import GPU, PERSISTENT, STORAGE, PriceTable
 from services.metering.rules.segments import Segment
@@ -64,8 +64,15 @@ class Work:
     unpriced: set[tuple[str, str, str, str, int]] = field(default_factory=set)
     parts: dict[int, dict[Account, AccountPart]] = field(default_factory=dict)
     publishes: bool = True
+    # The versions at which resources were read; what is not here is new.
+    seen: dict[ResourceKey, int] = field(default_factory=dict)
     # The last charge computed of a resource: the next event of the same transaction corrects that one.
     charges: dict[ResourceKey, tuple[History, Segments]] = field(default_factory=dict)
+
+    def take(self, resources: Mapping[ResourceKey, Resource]) -> None:
+        """Hold resources as they were just read."""
+        self.resources.update(resources)
+        self.seen.update({key: resource.version for key, resource in resources.items()})
 
     def table(self, region: str) -> PriceTable:
         return self.tables.get(region, NO_PRICES)
@@ -73,14 +80,20 @@ class Work:
     def through_us(self, shard: int) -> int:
         return self.shards[shard].metered_through_us
 
-    def corrections(self, shard: int, key: ResourceKey, before: History | None, after: History) -> tuple[Line, ...]:
-        """What replacing a resource's history publishes; nothing where both say the same up to `through`."""
-        through_us, table = self.through_us(shard), self.table(key[0])
+    def charged_through(self, resource: Resource) -> int:
+        """Up to where a resource is charged: with its shard, unless ticks have set it aside."""
+        if resource.charged_through_us is not None:
+            return resource.charged_through_us
+        return self.through_us(resource.shard)
+
+    def corrections(self, resource: Resource, before: History | None) -> tuple[Line, ...]:
+        """What a resource's new history publishes in place of `before`; nothing where both say the same up to now."""
+        after, through_us, table = resource.history, self.charged_through(resource), self.table(resource.region)
         if before is None and all(event.time_us >= through_us for event in after.events):
             return ()
-        charged = () if before is None else self._charge(key, before, table, through_us)
+        charged = () if before is None else self._charge(resource.key, before, table, through_us)
         due = charge(after, table, through_us)
-        self.charges[key] = after, due
+        self.charges[resource.key] = after, due
         return correction_lines(charged, due)
 
     def _charge(self, key: ResourceKey, history: History, table: PriceTable, through_us: int) -> Segments:
@@ -107,7 +120,7 @@ class Work:
     def _was_charged(self, resource: Resource) -> bool:
         if resource.admission_id is None:
             return True
-        return bool(charge(resource.history, self.table(resource.region), self.through_us(resource.shard)))
+        return bool(charge(resource.history, self.table(resource.region), self.charged_through(resource)))
 
     def publish(self, shard: int, account: Account, resource_id: str, lines: Iterable[Line], cause: str) -> None:
         for line in lines if self.publishes else ():
@@ -116,10 +129,10 @@ class Work:
     def _part(self, shard: int, account: Account) -> AccountPart:
         return self.parts.setdefault(shard, {}).setdefault(account, AccountPart(account[0], account[1], 0))
 
-    def note_unpriced(self, resource: Resource) -> None:
-        """Remember which of the resource's SKUs wait for their first price."""
+    def note_unpriced(self, resource: Resource, events: Iterable[Event]) -> None:
+        """Remember which SKUs of a resource's new events wait for their first price."""
         table = self.table(resource.region)
-        for event in resource.history.events:
+        for event in events:
             if event.type not in CONFIGURES:
                 continue
             if event.gpu_sku is not None and not table.schedule(GPU, event.gpu_sku):
@@ -133,8 +146,8 @@ class Work:
         for number in changed_shards:
             shard = self.shards[number]
             self.shards[number] = replace(shard, version=shard.version + 1)
-        await resource_store.upsert_resources(
-            self.connection, [self._versioned(self.resources[key]) for key in sorted(self.changed)]
+        await resource_store.write_resources(
+            self.connection, [self._versioned(self.resources[key]) for key in sorted(self.changed)], self.seen
         )
         await resource_store.insert_unpriced(self.connection, self.unpriced)
         await self._publish_parts()
@@ -186,4 +199,6 @@ async def open_work(
     tables = await prices.at(connection, version)
     locked = await shard_store.lock_shards(connection, sorted(shards))
     resources = await resource_store.load_resources(connection, keys) if keys else {}
-    return Work(connection, now_us, version, tables, locked, resources, publishes=publishes)
+    work = Work(connection, now_us, version, tables, locked, publishes=publishes)
+    work.take(resources)
+    return work

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from services.metering.rules.history import CREATED, Event, History
+from services.metering.rules.history import CREATED, Draft, Event, EventKey
 from services.metering.rules.lines import Line
 
 SECOND_US = 1_000_000
@@ -48,16 +48,30 @@ class Decision:
 APPLY = Decision("apply")
 DUPLICATE = Decision("duplicate")
 PENDING = Decision("pending")
+# An amendment waits for the event that it replaces.
+PENDING_TARGET = Decision("pending", "before the event that it replaces")
+
+RETRACTED = "event.retracted"
+
+
+@dataclass(frozen=True, slots=True)
+class Amendment:
+    """An event replaces `target`, or only takes it out if it is a retraction. `is_elsewhere`: of another resource."""
+
+    target: EventKey
+    reason: str | None = None
+    is_elsewhere: bool = False
 
 
 def admit(
-    known: History | None,
+    known: Draft | None,
     tenant_of_resource: str | None,
     event: Event,
     event_tenant: str,
     now_us: int,
     opened_at_us: int,
     limits: Limits = NO_LIMITS,
+    amendment: Amendment | None = None,
 ) -> Decision:
     """Decide on one event of a resource whose history is `known` (None before its creation was accepted).
 
@@ -66,6 +80,8 @@ def admit(
     """
     if known is not None:
         contradiction = _against_history(known, tenant_of_resource, event, event_tenant)
+        if contradiction is None and event.type in CREATED and amendment is None:
+            contradiction = Decision("conflict", "second_created")
         if contradiction is not None:
             return contradiction
     misplaced = _against_time(event, now_us, opened_at_us, limits)
@@ -73,23 +89,33 @@ def admit(
         return misplaced
     if any(amount is not None and amount < 0 for amount in (event.gpu_count, event.storage_gb)):
         return Decision("dead", "negative_quantity")
+    if amendment is not None:
+        return _against_target(known, event, amendment)
     return PENDING if known is None and event.type not in CREATED else APPLY
 
 
-def _against_history(
-    known: History, tenant_of_resource: str | None, event: Event, event_tenant: str
-) -> Decision | None:
-    for accepted in known.events:
-        if (accepted.source, accepted.event_id) == (event.source, event.event_id):
-            same = accepted == event and event_tenant == tenant_of_resource
-            return DUPLICATE if same else Decision("conflict", "same_id_other_content")
+def _against_history(known: Draft, tenant_of_resource: str | None, event: Event, event_tenant: str) -> Decision | None:
+    accepted = known.find((event.source, event.event_id))
+    if accepted is not None:
+        same = accepted == event and event_tenant == tenant_of_resource
+        return DUPLICATE if same else Decision("conflict", "same_id_other_content")
     if event_tenant != tenant_of_resource:
         return Decision("conflict", "other_tenant")
-    if _family(event) != _family(known.created):
+    if event.type != RETRACTED and known.created is not None and _family(event) != _family(known.created):
         return Decision("conflict", "wrong_family")
-    if event.type in CREATED:
-        return Decision("conflict", "second_created")
     return None
+
+
+def _against_target(known: Draft | None, event: Event, amendment: Amendment) -> Decision:
+    """Whether an event can take another one out of the history."""
+    target = None if known is None else known.events.get(amendment.target)
+    if target is None:
+        if known is not None and amendment.target in known.replaced:
+            return Decision("conflict", "already_replaced")
+        return Decision("conflict", "replaces_another_resource") if amendment.is_elsewhere else PENDING_TARGET
+    if (target.type in CREATED) != (event.type in CREATED):
+        return Decision("conflict", "replaces_creation" if target.type in CREATED else "second_created")
+    return APPLY
 
 
 def _against_time(event: Event, now_us: int, opened_at_us: int, limits: Limits) -> Decision | None:

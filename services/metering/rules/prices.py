@@ -5,11 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from shared.clock import format_instant
+from shared.events.lifecycle import GPU_COUNT_MAX, STORAGE_GB_MAX
+from shared.money import AMOUNT_MICROS_MAX, HOUR_SECONDS, format_micros
+
 GPU = "gpu"
 STORAGE = "storage"
 SERVICE = "service"
 # The one storage SKU; temporary storage is free.
 PERSISTENT = "persistent"
+
+# The price of one unit of a service; what its quantity makes of it is checked with each record.
+SERVICE_PRICE_MICROS_MAX = 10**15
+_QUANTITIES_MAX = {GPU: GPU_COUNT_MAX, STORAGE: STORAGE_GB_MAX}
 
 Key = tuple[str, str]
 Entry = tuple[int, int]
@@ -105,14 +113,15 @@ def _rate_from_us(entry: tuple[int, ServiceRate]) -> int:
     return entry[0]
 
 
-def check_book(table: PriceTable, book: PriceBook, through_max_us: int) -> list[str]:
+def check_book(table: PriceTable, book: PriceBook, through_max_us: int, slot_seconds_max: int = 3600) -> list[str]:
     """What forbids a book, one sentence each; empty if it may take effect.
 
     `through_max_us` is the furthest instant to which any shard has charged: a book that changes a price takes effect
     later, for the past is mended by adjustments. A SKU that never had a price may get one from any instant on, and
-    what waited unpriced is charged. Repeating the price that is in force anyway is no change.
+    what waited unpriced is charged. Repeating the price that is in force anyway is no change. A price times the largest
+    quantity times the longest slot fits a bigint, so that no resource can't be charged.
     """
-    problems = _malformed(book)
+    problems = _malformed(book) + _too_high(book, slot_seconds_max)
     if book.version <= table.version:
         problems.append(f"version {book.version} does not follow version {table.version}, which is in force")
     at_us = book.effective_from_us
@@ -126,9 +135,21 @@ def check_book(table: PriceTable, book: PriceBook, through_max_us: int) -> list[
             unchanged = table.service_rate(sku, at_us) == ServiceRate(*book.services[sku])
         if not unchanged:
             problems.append(
-                f"{kind} {sku}: the price would change at {at_us}, but charges are made up to {through_max_us}; "
+                f"{kind} {sku}: the price would change at {format_instant(at_us)}, but charges are made up to "
+                f"{format_instant(through_max_us)}; "
                 "a book takes effect later, a change of the past is an adjustment"
             )
+    return problems
+
+
+def _too_high(book: PriceBook, slot_seconds_max: int) -> list[str]:
+    problems = []
+    for (kind, sku), price_micros in book.prices().items():
+        most = SERVICE_PRICE_MICROS_MAX
+        if kind != SERVICE:
+            most = AMOUNT_MICROS_MAX // (_QUANTITIES_MAX[kind] * max(slot_seconds_max, HOUR_SECONDS)) - 1
+        if price_micros > most:
+            problems.append(f"{kind} {sku}: the price exceeds {format_micros(most)}, the most that can be charged")
     return problems
 
 

@@ -1,17 +1,47 @@
-"""SQL of inventory pages and alarms."""
+"""SQL of inventory: pages as they come, and each source's last complete listing."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection
+from dataclasses import dataclass
 
 from shared.db import Connection
 from shared.events.lifecycle import InventoryObserved
 
 
-async def insert_page(connection: Connection, page: InventoryObserved) -> None:
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A source's last complete listing; `next_shard` is the first shard whose resources are not compared with it yet.
+
+    A source that never listed has the empty `snapshot`, at its first resource's creation.
+    """
+
+    region: str
+    source: str
+    snapshot: str
+    observed_at_us: int
+    listing_id: str
+    next_shard: int
+    resources: int
+
+
+@dataclass(frozen=True, slots=True)
+class PageCount:
+    """How many pages of a snapshot have come, and whether they agree on time and number."""
+
+    pages: int
+    agree: bool
+
+
+async def lock_source(connection: Connection, region: str, source: str) -> None:
+    """Let the pages of a source come one after another, whoever takes them in."""
+    await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 4711))", f"inventory {region} {source}")
+
+
+async def insert_page(connection: Connection, page: InventoryObserved, content: bytes) -> bytes:
+    """Keep a page; return the content hash of what is kept, which is another one's if the page came before."""
     await connection.execute(
         """
-        insert into inventory_page (region, source, snapshot, page, pages, observed_at, body)
-        values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing
+        insert into inventory_page (region, source, snapshot, page, pages, observed_at, content, body)
+        values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing
         """,
         page.data.region,
         page.source,
@@ -19,53 +49,131 @@ async def insert_page(connection: Connection, page: InventoryObserved) -> None:
         page.data.page,
         page.data.pages,
         page.time,
+        content,
         page.model_dump_json().encode(),
     )
+    kept: bytes = await connection.fetchval(
+        "select content from inventory_page where (region, source, snapshot, page) = ($1, $2, $3, $4)",
+        page.data.region,
+        page.source,
+        page.data.snapshot,
+        page.data.page,
+    )
+    return kept
 
 
-async def load_pages(connection: Connection, page: InventoryObserved) -> list[InventoryObserved]:
-    rows = await connection.fetch(
-        "select body from inventory_page where region = $1 and source = $2 and snapshot = $3 order by page",
+async def count_pages(connection: Connection, page: InventoryObserved) -> PageCount:
+    row = await connection.fetchrow(
+        """
+        select count(*) as pages, count(distinct (observed_at, pages)) as shapes from inventory_page
+        where region = $1 and source = $2 and snapshot = $3
+        """,
         page.data.region,
         page.source,
         page.data.snapshot,
     )
-    return [InventoryObserved.model_validate_json(row["body"]) for row in rows]
+    assert row is not None
+    return PageCount(row["pages"], row["shapes"] == 1)
 
 
-async def delete_pages(connection: Connection, page: InventoryObserved) -> None:
-    """Forget the source's pages up to this complete snapshot: an older one that never came whole says nothing now."""
+async def load_page_bodies(connection: Connection, listing: Listing) -> list[bytes]:
+    rows = await connection.fetch(
+        "select body from inventory_page where region = $1 and source = $2 and snapshot = $3 order by page",
+        listing.region,
+        listing.source,
+        listing.snapshot,
+    )
+    return [row["body"] for row in rows]
+
+
+async def delete_pages(connection: Connection, listing: Listing) -> None:
+    """Forget the source's pages up to this listing: an older one that never came whole says nothing now."""
     await connection.execute(
         "delete from inventory_page where region = $1 and source = $2 and observed_at <= $3",
-        page.data.region,
-        page.source,
-        page.time,
+        listing.region,
+        listing.source,
+        listing.observed_at_us,
     )
 
 
-async def load_open_keys(connection: Connection, region: str, at_us: int) -> set[tuple[str, str]]:
-    """The (region, resource id) of the region's resources whose charges had not ended at an instant."""
-    rows = await connection.fetch(
-        "select resource_id from resource where region = $1 and (ends_at is null or ends_at > $2)", region, at_us
-    )
-    return {(region, row["resource_id"]) for row in rows}
-
-
-async def insert_alarms(connection: Connection, page: InventoryObserved, problems: Mapping[str, str]) -> None:
+async def expect_sources(connection: Connection, sources: Collection[tuple[str, str, int]]) -> None:
+    """Expect listings of these (region, source), from an instant on."""
     await connection.executemany(
         """
-        insert into inventory_alarm (region, source, snapshot, resource_id, problem, observed_at)
-        values ($1, $2, $3, $4, $5, $6) on conflict do nothing
+        insert into inventory_source (region, source, snapshot, observed_at, listing_id, next_shard, resources)
+        values ($1, $2, '', $3, '', 2147483647, 0) on conflict do nothing
         """,
-        [
-            (page.data.region, page.source, page.data.snapshot, resource_id, problem, page.time)
-            for resource_id, problem in sorted(problems.items())
-        ],
+        sorted(sources),
     )
 
 
-async def list_alarms(connection: Connection, limit: int) -> list[dict[str, Any]]:
+async def load_observed_at(connection: Connection, region: str, source: str) -> int | None:
+    """When the source's last complete listing was observed; None if it never listed."""
+    observed_at_us: int | None = await connection.fetchval(
+        "select observed_at from inventory_source where region = $1 and source = $2 and snapshot <> ''", region, source
+    )
+    return observed_at_us
+
+
+async def save_listing(connection: Connection, listing: Listing) -> None:
+    """Begin to compare a complete listing, in place of the source's one before."""
+    await connection.execute(
+        """
+        insert into inventory_source (region, source, snapshot, observed_at, listing_id, next_shard, resources)
+        values ($1, $2, $3, $4, $5, $6, $7)
+        on conflict (region, source) do update
+        set snapshot = excluded.snapshot, observed_at = excluded.observed_at, listing_id = excluded.listing_id,
+            next_shard = excluded.next_shard, resources = excluded.resources
+        """,
+        listing.region,
+        listing.source,
+        listing.snapshot,
+        listing.observed_at_us,
+        listing.listing_id,
+        listing.next_shard,
+        listing.resources,
+    )
+
+
+async def load_listings(connection: Connection) -> list[Listing]:
     rows = await connection.fetch(
-        "select * from inventory_alarm order by observed_at desc, resource_id limit $1", limit
+        """
+        select region, source, snapshot, observed_at, listing_id, next_shard, resources from inventory_source
+        order by region, source
+        """
     )
-    return [dict(row) for row in rows]
+    return [Listing(*row.values()) for row in rows]
+
+
+async def move_on(connection: Connection, listing: Listing, next_shard: int) -> bool:
+    """Note that the shards before `next_shard` are compared; False if another worker or a newer listing came first."""
+    done = await connection.execute(
+        """
+        update inventory_source set next_shard = $5
+        where region = $1 and source = $2 and snapshot = $3 and next_shard = $4
+        """,
+        listing.region,
+        listing.source,
+        listing.snapshot,
+        listing.next_shard,
+        next_shard,
+    )
+    return done == "UPDATE 1"
+
+
+async def has_open_resources(connection: Connection, region: str, source: str) -> bool:
+    return bool(
+        await connection.fetchval(
+            "select exists (select from resource where region = $1 and source = $2 and ends_at is null)", region, source
+        )
+    )
+
+
+async def count_resources(connection: Connection, listing: Listing, resources: int) -> None:
+    await connection.execute(
+        "update inventory_source set resources = $4 where region = $1 and source = $2 and snapshot = $3",
+        listing.region,
+        listing.source,
+        listing.snapshot,
+        resources,
+    )

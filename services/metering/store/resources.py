@@ -1,17 +1,22 @@
 """SQL of resources and of what waits for a price."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import asyncpg
 
 from services.metering.rules.history import History, decode_history, encode_history
 from shared.db import Connection
+from shared.errors import Corruption, TransientFault
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A resource with its whole history; `version` is its shard's at the last change."""
+    """A resource with its whole history; `version` is its shard's at the last change, `source` that of its creation.
+
+    `contradictions` is how many its history makes. A resource that ticks set aside is charged up to
+    `charged_through_us`; others are charged with their shard.
+    """
 
     region: str
     resource_id: str
@@ -21,14 +26,46 @@ class Resource:
     history: History
     ends_at_us: int | None
     admission_id: str | None
+    source: str
+    contradictions: int = 0
+    charged_through_us: int | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.region, self.resource_id
 
 
-_COLUMNS = "region, resource_id, tenant_id, shard, version, history, ends_at, admission_id"
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A resource whose stored history can't be read, and why."""
+
+    region: str
+    resource_id: str
+    shard: int
+    reason: str
+    charged_through_us: int | None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.region, self.resource_id
+
+
+_COLUMNS = (
+    "region, resource_id, tenant_id, shard, version, history, ends_at, admission_id, source, contradictions, "
+    "charged_through"
+)
 
 
 def _resource(row: asyncpg.Record) -> Resource:
-    region, resource_id, tenant_id, shard, version, history, ends_at_us, admission_id = row
-    return Resource(region, resource_id, tenant_id, shard, version, decode_history(history), ends_at_us, admission_id)
+    region, resource_id, tenant_id, shard, version, history, *others = row
+    return Resource(region, resource_id, tenant_id, shard, version, decode_history(history), *others)
+
+
+def _read(row: asyncpg.Record) -> Resource | Unreadable:
+    try:
+        return _resource(row)
+    except Corruption as error:
+        return Unreadable(row["region"], row["resource_id"], row["shard"], str(error), row["charged_through"])
 
 
 async def load_resources(connection: Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Resource]:
@@ -44,14 +81,27 @@ async def load_resources(connection: Connection, keys: Collection[tuple[str, str
     return {(row["region"], row["resource_id"]): _resource(row) for row in rows}
 
 
-async def load_changed(connection: Connection, shard: int, version: int) -> list[Resource]:
+async def load_readable(connection: Connection, keys: Collection[tuple[str, str]]) -> list[Resource | Unreadable]:
+    """Resources by (region, resource id), where their histories can be read."""
+    rows = await connection.fetch(
+        f"""
+        select {", ".join("r." + name for name in _COLUMNS.split(", "))} from resource r
+        join unnest($1::text[], $2::text[]) k(region, resource_id) using (region, resource_id)
+        """,  # noqa: S608 - fixed column names
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+    )
+    return [_read(row) for row in rows]
+
+
+async def load_changed(connection: Connection, shard: int, version: int) -> list[Resource | Unreadable]:
     """The shard's resources that changed after `version`."""
     rows = await connection.fetch(
         f"select {_COLUMNS} from resource where shard = $1 and version > $2",  # noqa: S608 - fixed column names
         shard,
         version,
     )
-    return [_resource(row) for row in rows]
+    return [_read(row) for row in rows]
 
 
 async def load_all(connection: Connection, shard: int) -> list[Resource]:
@@ -60,37 +110,76 @@ async def load_all(connection: Connection, shard: int) -> list[Resource]:
     return [_resource(row) for row in rows]
 
 
-async def load_open(connection: Connection, shard: int, through_us: int) -> list[Resource]:
-    """The shard's resources that may still be charged for something at or after `through_us`."""
+async def load_open(connection: Connection, shard: int, through_us: int) -> list[Resource | Unreadable]:
+    """The shard's resources that may still be charged for something at or after `through_us`, or were set aside."""
     rows = await connection.fetch(
-        f"select {_COLUMNS} from resource where shard = $1 and (ends_at is null or ends_at >= $2)",  # noqa: S608
+        f"select {_COLUMNS} from resource "  # noqa: S608 - fixed column names
+        "where shard = $1 and (ends_at is null or ends_at >= $2 or charged_through is not null)",
         shard,
         through_us,
     )
-    return [_resource(row) for row in rows]
+    return [_read(row) for row in rows]
 
 
-async def upsert_resources(connection: Connection, resources: Sequence[Resource]) -> None:
-    """Write resources whose shards are locked. A tenant and a shard never change."""
-    if not resources:
-        return
-    await connection.execute(
+async def write_resources(
+    connection: Connection, resources: Sequence[Resource], seen: Mapping[tuple[str, str], int]
+) -> None:
+    """Write resources whose shards are locked. A tenant and a shard never change.
+
+    Identity is fenced by itself: a shard's lock does not cover another tenant's claim on the same id. What was not
+    `seen` is inserted, never upserted (UniqueViolationError: somebody else created it), and what was seen is updated at
+    the version that was read. Raises TransientFault if it has another one: read again.
+    """
+    new = [item for item in resources if item.key not in seen]
+    known = [item for item in resources if item.key in seen]
+    if new:
+        await connection.execute(
+            f"""
+            insert into resource ({_COLUMNS})
+            select * from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bytea[],
+                                 $7::timestamptz[], $8::text[], $9::text[], $10::int[], $11::timestamptz[])
+            """,  # noqa: S608 - fixed column names
+            [item.region for item in new],
+            [item.resource_id for item in new],
+            [item.tenant_id for item in new],
+            [item.shard for item in new],
+            [item.version for item in new],
+            [encode_history(item.history) for item in new],
+            [item.ends_at_us for item in new],
+            [item.admission_id for item in new],
+            [item.source for item in new],
+            [item.contradictions for item in new],
+            [item.charged_through_us for item in new],
+        )
+    if known:
+        await _update_resources(connection, known, seen)
+
+
+async def _update_resources(
+    connection: Connection, resources: Sequence[Resource], seen: Mapping[tuple[str, str], int]
+) -> None:
+    done = await connection.execute(
         """
-        insert into resource (region, resource_id, tenant_id, shard, version, history, ends_at, admission_id)
-        select * from unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::bigint[], $6::bytea[],
-                             $7::timestamptz[], $8::text[])
-        on conflict (region, resource_id) do update
-        set version = excluded.version, history = excluded.history, ends_at = excluded.ends_at
+        update resource r
+        set version = n.version, history = n.history, ends_at = n.ends_at, contradictions = n.contradictions,
+            charged_through = n.charged_through
+        from unnest($1::text[], $2::text[], $3::int[], $4::bigint[], $5::bigint[], $6::bytea[], $7::timestamptz[],
+                    $8::int[], $9::timestamptz[])
+          n(region, resource_id, shard, seen, version, history, ends_at, contradictions, charged_through)
+        where (r.region, r.resource_id) = (n.region, n.resource_id) and (r.shard, r.version) = (n.shard, n.seen)
         """,
         [item.region for item in resources],
         [item.resource_id for item in resources],
-        [item.tenant_id for item in resources],
         [item.shard for item in resources],
+        [seen[item.key] for item in resources],
         [item.version for item in resources],
         [encode_history(item.history) for item in resources],
         [item.ends_at_us for item in resources],
-        [item.admission_id for item in resources],
+        [item.contradictions for item in resources],
+        [item.charged_through_us for item in resources],
     )
+    if done != f"UPDATE {len(resources)}":
+        raise TransientFault(f"of {len(resources)} resources some have changed since they were read ({done})")
 
 
 async def insert_unpriced(connection: Connection, rows: Collection[tuple[str, str, str, str, int]]) -> None:
@@ -124,4 +213,44 @@ async def delete_unpriced(connection: Connection, region: str, kind: str, skus: 
         region,
         kind,
         list(skus),
+    )
+
+
+async def load_listed(
+    connection: Connection, shard: int, region: str, source: str, at_us: int
+) -> list[Resource | Unreadable]:
+    """The shard's resources of a source whose charges had not ended at an instant."""
+    rows = await connection.fetch(
+        f"""
+        select {_COLUMNS} from resource
+        where shard = $1 and region = $2 and source = $3 and (ends_at is null or ends_at > $4)
+        """,  # noqa: S608 - fixed column names
+        shard,
+        region,
+        source,
+        at_us,
+    )
+    return [_read(row) for row in rows]
+
+
+async def set_charged_through(
+    connection: Connection, shard: int, version: int, keys: Collection[tuple[str, str]], charged_through_us: int | None
+) -> None:
+    """Charge resources up to an instant of their own from now on, or with None with their shard again.
+
+    One that has such an instant keeps it.
+    """
+    await connection.execute(
+        """
+        update resource r
+        set charged_through = case when $5::timestamptz is null then null else coalesce(r.charged_through, $5) end,
+            version = $2
+        from unnest($3::text[], $4::text[]) k(region, resource_id)
+        where (r.region, r.resource_id) = (k.region, k.resource_id) and r.shard = $1
+        """,
+        shard,
+        version,
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+        charged_through_us,
     )

@@ -68,10 +68,19 @@ async def load_shards(connection: Connection) -> list[Shard]:
     return [Shard(*row.values()) for row in await connection.fetch("select * from shard order by shard")]
 
 
-async def lock_due_shards(connection: Connection, due_us: int, limit: int) -> list[Shard]:
-    """Lock shards that are metered to no later than `due_us` and that nobody else holds, ascending."""
+async def lock_due_shards(connection: Connection, due_us: int, limit: int, left_out: Sequence[int] = ()) -> list[Shard]:
+    """Lock shards that are metered to no later than `due_us` and that nobody else holds, those furthest behind first.
+
+    Who skips what is locked waits for nobody, so the order of the locks does not matter.
+    """
     rows = await connection.fetch(
-        "select * from shard where metered_through <= $1 order by shard limit $2 for update skip locked", due_us, limit
+        """
+        select * from shard where metered_through <= $1 and not (shard = any($3::int[]))
+        order by metered_through, shard limit $2 for update skip locked
+        """,
+        due_us,
+        limit,
+        list(left_out),
     )
     return [Shard(*row.values()) for row in rows]
 

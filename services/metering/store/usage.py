@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared.db import Connection
+from shared.errors import TransientFault
 
 # region, tenant, sku, price in micros, unit size
 TotalKey = tuple[str, str, str, int, int]
@@ -21,40 +22,68 @@ class UsageRecord:
     quantity: int
     used_from_us: int
     priced: bool
+    replaced_source: str | None = None
+    replaced_id: str | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.source, self.event_id
+
+    @property
+    def is_replaced(self) -> bool:
+        return self.replaced_id is not None
 
 
-async def load_usage_fingerprints(
-    connection: Connection, keys: Collection[tuple[str, str]]
-) -> dict[tuple[str, str], bytes]:
+async def load_usage(connection: Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], UsageRecord]:
+    """The records of these (source, id) that were accepted."""
     rows = await connection.fetch(
         """
-        select u.source, u.event_id, u.fingerprint from usage_record u
+        select u.* from usage_record u
         join unnest($1::text[], $2::text[]) k(source, event_id) using (source, event_id)
         """,
         [key[0] for key in keys],
         [key[1] for key in keys],
     )
-    return {(row["source"], row["event_id"]): row["fingerprint"] for row in rows}
+    return {(row["source"], row["event_id"]): UsageRecord(*row.values()) for row in rows}
 
 
 async def insert_usage(connection: Connection, records: Sequence[UsageRecord]) -> None:
     await connection.executemany(
-        "insert into usage_record values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+        "insert into usage_record values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
         [
             (
-                *(item.source, item.event_id, item.fingerprint, item.region, item.tenant_id),
-                *(item.shard, item.sku, item.quantity, item.used_from_us, item.priced),
+                *(item.source, item.event_id, item.fingerprint, item.region, item.tenant_id, item.shard),
+                *(item.sku, item.quantity, item.used_from_us, item.priced, item.replaced_source, item.replaced_id),
             )
             for item in records
         ],
     )
 
 
+async def mark_replaced(connection: Connection, records: Sequence[UsageRecord]) -> None:
+    """Write which records took these out. Raises TransientFault if another transaction replaced one meanwhile."""
+    if not records:
+        return
+    done = await connection.execute(
+        """
+        update usage_record u set replaced_source = k.replaced_source, replaced_id = k.replaced_id
+        from unnest($1::text[], $2::text[], $3::text[], $4::text[]) k(source, event_id, replaced_source, replaced_id)
+        where (u.source, u.event_id) = (k.source, k.event_id) and u.replaced_id is null
+        """,
+        [item.source for item in records],
+        [item.event_id for item in records],
+        [item.replaced_source for item in records],
+        [item.replaced_id for item in records],
+    )
+    if done != f"UPDATE {len(records)}":
+        raise TransientFault("a usage record was replaced meanwhile")
+
+
 async def load_unpriced_usage(connection: Connection, region: str, skus: Collection[str]) -> list[UsageRecord]:
     """Usage that waits for a first price of these SKUs, in a fixed order."""
     rows = await connection.fetch(
         """
-        select * from usage_record where region = $1 and sku = any($2::text[]) and not priced
+        select * from usage_record where region = $1 and sku = any($2::text[]) and not priced and replaced_id is null
         order by shard, source, event_id
         """,
         region,
@@ -117,4 +146,4 @@ def _columns(keys: Collection[TotalKey]) -> tuple[list[str], list[str], list[str
 
 async def count_unpriced(connection: Connection) -> int:
     """How many usage records wait for a first price of their SKU."""
-    return int(await connection.fetchval("select count(*) from usage_record where not priced"))
+    return int(await connection.fetchval("select count(*) from usage_record where not priced and replaced_id is null"))

@@ -15,7 +15,7 @@ from services.metering.rules.acceptance import (
     admit,
     admit_correction,
 )
-from services.metering.rules.history import Event, History
+from services.metering.rules.history import Draft, Event, History
 from services.metering.rules.lines import Line
 from tests.unit.metering.lives import histories
 
@@ -28,7 +28,8 @@ STARTED = Event("p", "s", "container.started", NOW_US)
 
 
 def decide(event: Event, known: History | None = KNOWN, tenant: str = "acme", limits: Limits = NO_LIMITS) -> Decision:
-    return admit(known, None if known is None else "acme", event, tenant, NOW_US, OPENED_US, limits)
+    draft = None if known is None else Draft(known)
+    return admit(draft, None if known is None else "acme", event, tenant, NOW_US, OPENED_US, limits)
 
 
 def test_a_creation_begins_a_history_and_events_join_it() -> None:
@@ -43,7 +44,7 @@ def test_what_comes_before_its_creation_waits() -> None:
 @given(histories())
 def test_every_event_of_a_history_is_a_duplicate_of_itself(history: History) -> None:
     for event in history.events:
-        assert admit(history, "acme", event, "acme", 0, 2**62) == DUPLICATE
+        assert admit(Draft(history), "acme", event, "acme", 0, 2**62) == DUPLICATE
 
 
 @pytest.mark.parametrize(

@@ -1,2 +1,0 @@
--- No query used it: what may still be charged is found by shard. It cost every event a write.
-drop index resource_open;

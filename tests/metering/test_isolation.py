@@ -1,0 +1,158 @@
+"""A resource that can't be computed is set aside: its neighbours go on, and it is charged right once it can be."""
+
+from typing import Any
+
+import pytest
+
+from services.metering.app import cache as cache_module
+from services.metering.app.tick import TICK, TICK_SHARD
+from shared.clock import HOUR_US, MINUTE_US
+from shared.db import transaction
+from shared.errors import Refusal
+from shared.set_aside import list_set_aside, retry_now
+from tests.metering.meter import START_US, Meter, book, lifecycle
+
+TENANTS = ("acme", "bolt", "core", "dune", "echo", "flux", "gale", "hush")
+
+
+async def run_all(meter: Meter) -> None:
+    await meter.put_book(book(START_US - HOUR_US, gpu={"a30": "0.6"}))
+    for tenant_id in TENANTS:
+        for number in (1, 2):
+            name = f"{tenant_id}-{number}"
+            await meter.take(
+                lifecycle("container.created", name, START_US, tenant_id=tenant_id, gpu_sku="a30", gpu_count=1),
+                lifecycle("container.started", name, START_US, tenant_id=tenant_id),
+            )
+
+
+def break_resource(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Nothing of this resource can be computed by ticks."""
+    for function in ("steady", "charge", "burn_at"):
+        original = getattr(cache_module, function)
+
+        def failing(history: Any, *arguments: Any, _original: Any = original) -> Any:
+            if any(event.event_id.startswith(name) for event in history.events):
+                raise OverflowError("too large for anything")
+            return _original(history, *arguments)
+
+        monkeypatch.setattr(cache_module, function, failing)
+
+
+async def aside(meter: Meter, kind: str = TICK) -> list[str]:
+    async with transaction(meter.pool) as connection:
+        return [item.item for item in await list_set_aside(connection, kind=kind)]
+
+
+@pytest.mark.parametrize("when", ["from the first tick on", "later, while it is at rest", "later, in a new worker"])
+async def test_neighbours_of_a_resource_that_cant_be_computed_are_charged(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    await run_all(meter)
+    if when != "from the first tick on":
+        await meter.reach(START_US + 10 * MINUTE_US)
+    with monkeypatch.context() as broken:
+        break_resource(broken, "acme-1")
+        if when == "later, in a new worker":
+            meter = Meter.wire(meter.pool, meter.settings, meter.clock)
+        if when == "later, while it is at rest":
+            # An event that comes late has it read again.
+            event = lifecycle("container.resized", "acme-1", START_US + 11 * MINUTE_US, gpu_count=2)
+            await meter.take(event)
+        await meter.reach(START_US + HOUR_US)
+        assert await aside(meter) == ["vn/acme-1"]
+        charged = await meter.charged()
+        assert all(charged["vn", tenant_id] == 1_200_000 for tenant_id in TENANTS[1:])
+        before = 0 if when == "from the first tick on" else 100_000
+        assert charged["vn", "acme"] == 600_000 + before
+        # It is seen, tried again ever more seldom, and what comes for it meanwhile is applied.
+        await meter.take(lifecycle("container.stopped", "acme-1", START_US + 90 * MINUTE_US))
+        await meter.reach(START_US + 2 * HOUR_US)
+        assert await aside(meter) == ["vn/acme-1"]
+    async with transaction(meter.pool) as connection:
+        await retry_now(connection, TICK, "vn/acme-1", meter.clock.now_us())
+    await meter.reach(START_US + 2 * HOUR_US + MINUTE_US)
+    assert await aside(meter) == []
+    await meter.check_m1()
+    await meter.reach(START_US + 3 * HOUR_US)
+    await meter.check_m1()
+    resized = 79 * 10_000 if when == "later, while it is at rest" else 0
+    assert (await meter.charged())["vn", "acme"] == 1_800_000 + 900_000 + resized
+
+
+async def test_a_late_event_of_a_resource_set_aside_corrects_what_was_charged_of_it(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run_all(meter)
+    await meter.reach(START_US + 10 * MINUTE_US)
+    with monkeypatch.context() as broken:
+        break_resource(broken, "acme-1")
+        meter = Meter.wire(meter.pool, meter.settings, meter.clock)
+        await meter.reach(START_US + HOUR_US)
+        await meter.take(lifecycle("container.stopped", "acme-1", START_US + 5 * MINUTE_US))
+        await meter.check_m1()
+        assert (await meter.charged())["vn", "acme"] == 600_000 + 50_000
+    await meter.reach(START_US + 2 * HOUR_US)
+    assert await aside(meter) == []
+    await meter.check_m1()
+
+
+async def test_a_history_that_cant_be_read_stops_no_other(meter: Meter) -> None:
+    await run_all(meter)
+    [(stored,)] = await meter.rows("select history from resource where resource_id = 'acme-1'")
+    await meter.rows("update resource set history = '\\x00' where resource_id = 'acme-1'")
+    await meter.reach(START_US + HOUR_US)
+    assert await aside(meter) == ["vn/acme-1"]
+    assert (await meter.charged())["vn", "acme"] == 600_000
+    await meter.rows("update resource set history = $1 where resource_id = 'acme-1'", stored)
+    await meter.reach(START_US + 2 * HOUR_US)
+    assert await aside(meter) == []
+    await meter.check_m1()
+
+
+async def test_a_shard_that_cant_be_ticked_starves_no_other(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    await run_all(meter)
+    meter.settings = meter.settings.model_copy(update={"metering_tick_shards_max": 1})
+    meter = Meter.wire(meter.pool, meter.settings, meter.clock)
+    [(shard,)] = await meter.rows("select shard from resource where resource_id = 'acme-1'")
+    original = cache_module.ShardCache.plan
+
+    def failing(found: Any, *arguments: Any) -> Any:
+        if any(account[1] == "acme" for account in found.accounts):
+            raise RuntimeError("no resource is the cause")
+        return original(found, *arguments)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(cache_module.ShardCache, "plan", failing)
+        await meter.reach(START_US + HOUR_US)
+        assert await aside(meter, TICK_SHARD) == [str(shard)]
+        rows = await meter.rows("select shard from shard where metered_through < $1", START_US + HOUR_US)
+        assert rows == [(shard,)]
+    await meter.reach(START_US + 2 * HOUR_US)
+    assert await aside(meter, TICK_SHARD) == []
+    await meter.check_m1()
+    assert set((await meter.charged()).values()) == {2_400_000}
+
+
+async def test_a_resource_that_recovers_announces_its_admission_once(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await meter.put_book(book(START_US - HOUR_US, gpu={"a30": "0.6"}))
+    created = lifecycle("container.created", "adm-1", START_US, gpu_sku="a30", gpu_count=1, admission_id="a-1")
+    await meter.take(created, lifecycle("container.started", "adm-1", START_US))
+    with monkeypatch.context() as broken:
+        break_resource(broken, "adm-1")
+        await meter.reach(START_US + MINUTE_US)
+    await meter.reach(START_US + HOUR_US)
+    await meter.reach(START_US + 2 * HOUR_US)
+    admissions = [
+        name for batch in await meter.batches() for account in batch.accounts for name in account.admission_ids
+    ]
+    assert admissions == ["a-1"]
+    await meter.check()
+
+
+@pytest.mark.parametrize("prices", [{"gpu": {"zzz": "9999999999999"}}, {"storage": {"persistent": "99999999"}}])
+async def test_a_price_that_no_amount_can_hold_is_refused(meter: Meter, prices: dict[str, Any]) -> None:
+    with pytest.raises(Refusal, match="the most that can be charged"):
+        await meter.put_book(book(START_US - HOUR_US, **prices))
