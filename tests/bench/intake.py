@@ -17,7 +17,7 @@ from zlib import crc32
 
 import orjson
 
-from shared.clock import MINUTE_US, format_instant
+from shared.clock import MINUTE_US, SECOND_US, format_instant
 from shared.topics import LIFECYCLE
 from tests.bench.fleet import BOOK, REGION, BenchFleet
 from tests.bench.pipeline import START_US, open_cluster
@@ -53,6 +53,58 @@ class Measured:
     wrong: int
 
 
+@dataclass(frozen=True, slots=True)
+class Hot:
+    """One container with many events: events a second of the first and the last tenth; accounts that differ."""
+
+    events: int
+    first: float
+    last: float
+    wrong: int
+
+    @property
+    def slowdown(self) -> float:
+        return self.first / self.last
+
+
+def hot_lines(count: int) -> list[bytes]:
+    """Of one container: created, then started and stopped by turns, a second apart."""
+    kinds = ["container.created", *("container.started", "container.stopped") * (count // 2)]
+    configuration = {"gpu_sku": "a30", "gpu_count": 1, "persistent_storage_gb": 0}
+    return [
+        orjson.dumps(
+            {
+                "specversion": "1.0",
+                "id": f"hot-{number}",
+                "source": "bench",
+                "type": kind,
+                "subject": "ctr-hot",
+                "time": format_instant(START_US + number * SECOND_US),
+                "data": {
+                    "region": REGION,
+                    "tenant_id": "hot",
+                    "sequence": number + 1,
+                    **(configuration if not number else {}),
+                },
+            }
+        )
+        for number, kind in enumerate(kinds[:count])
+    ]
+
+
+def measure_hot(servers: Servers, *, events: int, shards: int, reverse: bool = False) -> Hot:
+    """Take one container's events in, a tenth at a time, in order or the last first; ask the oracle."""
+    lines = hot_lines(events)
+    given = lines[::-1] if reverse else lines
+    tenth = max(events // 10, 1)
+    name = "hot-late" if reverse else "hot"
+    with open_cluster(servers, name, shards=shards, names=("metering",)) as cluster:
+        cluster.reach(START_US + (events + 120) * SECOND_US)
+        rates = [_apply(cluster, keyed(given[start : start + tenth])) for start in range(0, events, tenth)]
+        cluster.settle_metering(WAIT_SECONDS)
+        return Hot(events, rates[0], rates[-1], wrong_accounts(cluster, lines, [BOOK]))
+
+
 def stops(fleet: BenchFleet, at_us: int) -> list[bytes]:
     return [
         orjson.dumps(
@@ -80,6 +132,15 @@ def take_in(cluster: Cluster, records: Sequence[Outgoing]) -> float:
     began, first = time.monotonic(), applied(cluster)
     wait_for(lambda: applied(cluster) - before >= len(records), timeout_seconds=WAIT_SECONDS, what="the last poll")
     return (before + len(records) - first) / (time.monotonic() - began)
+
+
+def _apply(cluster: Cluster, records: Sequence[Outgoing]) -> float:
+    """Events a second of records that a running metering takes, from before they are sent until the last is applied."""
+    target = applied(cluster) + len(records)
+    began = time.monotonic()
+    cluster.produce(records)
+    wait_for(lambda: applied(cluster) >= target, timeout_seconds=WAIT_SECONDS, what="the last of them applied")
+    return len(records) / (time.monotonic() - began)
 
 
 def applied(cluster: Cluster) -> int:

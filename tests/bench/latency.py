@@ -9,20 +9,23 @@ import orjson
 from shared.topics import ACCOUNT_EVENTS, COMMANDS, LIFECYCLE
 from tests.bench.fleet import REGION, BenchFleet, Crossers
 from tests.bench.launch import crossings_file
-from tests.bench.pipeline import MINUTE_US, START_US, WAIT_SECONDS, advance, open_cluster
+from tests.bench.pipeline import MINUTE_US, START_US, WAIT_SECONDS, advance, count_wrong, open_cluster
 from tests.support.standalone import Servers
 from tests.system.cluster import Cluster
 from tests.system.waiting import wait_for
 
 FIRST_MINUTE = 4
 RICH_MICROS = 10**13
+LOAD_REACHED = 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Latency:
     """From the commit at balance to the broker's own time of the account's event, and of the command, in milliseconds.
 
-    `load` in charges a second: it is below what was wanted where the pipeline could not keep up.
+    `load` in charges a second: it is below what was wanted where the pipeline could not keep up. `late` minutes began
+    before metering had ticked the one before: what it then charges at once is no steady load. `wrong` accounts differ
+    from the oracle.
     """
 
     load_wanted: float
@@ -30,6 +33,14 @@ class Latency:
     to_event: list[float]
     to_command: list[float]
     fleet: BenchFleet
+    minutes: int = 0
+    late: int = 0
+    wrong: int = 0
+
+    @property
+    def is_under_load(self) -> bool:
+        """Whether the figures are what they say: measured under the load that was wanted, of right accounts."""
+        return self.load >= self.load_wanted * LOAD_REACHED and self.late <= self.minutes // 20 and not self.wrong
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
@@ -55,14 +66,17 @@ def measure_latency(
         cluster.settle(WAIT_SECONDS)
         began = time.monotonic()
         pause_seconds = fleet.charges_per_minute / charges_per_second
+        late = 0
         for number in range(minutes):
             time.sleep(max(0.0, began + number * pause_seconds - time.monotonic()))
+            late += number > 0 and cluster.through_us() < START_US + (FIRST_MINUTE + number - 1) * MINUTE_US
             cluster.reach(START_US + (FIRST_MINUTE + number) * MINUTE_US)
         cluster.settle(WAIT_SECONDS)
         seconds = time.monotonic() - began
         to_event, to_command = _pair(cluster, crossers)
+        wrong = count_wrong(cluster, [*fleet.lines(), *crossers.lines()])
     load = fleet.charges_per_minute * minutes / seconds
-    return Latency(charges_per_second, load, to_event, to_command, fleet)
+    return Latency(charges_per_second, load, to_event, to_command, fleet, minutes, late, wrong)
 
 
 def _wait_for_enforcement(cluster: Cluster) -> None:
