@@ -144,6 +144,7 @@ class Explainer:
         told = ("resource_id", "slot_seconds", "function_version", "book_version", "through", "seq", "events")
         return {
             **{field: resource[field] for field in told},
+            **{field: resource.get(field, []) for field in ("replaced", "without_effect")},
             "segments": [{**asdict(part), "price_micros": part.price_micros} for part in resource["computed"]],
             "kinds": kinds,
             "ok": all(item["ok"] for item in kinds),

@@ -47,9 +47,14 @@ def _print_resource(resource: dict[str, Any]) -> None:
         f"{resource['function_version']}, price books up to version {resource['book_version']}, "
         f"charged through {resource['through']} (batch {resource['seq']})"
     )
+    effects = {(item["source"], item["event_id"]): item["effect"] for item in resource["without_effect"]}
     for event in sorted(resource["events"], key=lambda item: (item["time_us"], item.get("sequence") or 0)):
-        stated = "".join(f", {name} {event[name]}" for name in _STATED if event.get(name) is not None)
-        say(f"  {event['time']} {event['type']} {printable(event['source'])} {printable(event['event_id'])}{stated}")
+        effect = effects.get((event["source"], event["event_id"]))
+        say(_event_line(event) + ("" if effect is None else f", without effect: {effect}"))
+    for event in resource["replaced"]:
+        by, because = event["replaced_by"], event["replaced_because"]
+        why = "" if because is None else f" ({because})"
+        say(printable(f"{_event_line(event)}, replaced by {by['source']} {by['event_id']}{why}"))
     for part in resource["segments"]:
         say(
             f"  {part['kind']} {printable(part['sku'])}: {part['slots']} slots from {part['slot_from']}, "
@@ -58,6 +63,11 @@ def _print_resource(resource: dict[str, Any]) -> None:
         )
     for kind in resource["kinds"]:
         say(f"  {kind['kind']}: {_sums(kind)}")
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    stated = "".join(f", {name} {event[name]}" for name in _STATED if event.get(name) is not None)
+    return f"  {event['time']} {event['type']} {printable(event['source'])} {printable(event['event_id'])}{stated}"
 
 
 def _sums(item: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ import typer
 
 from deploy.cli.account import account
 from deploy.cli.clock import clock
+from deploy.cli.contradictions import contradictions, parked
 from deploy.cli.dead import dead
 from deploy.cli.explain import explain
 from deploy.cli.faults import FOUND, INTERRUPTED, TIMEOUT, USAGE, CommandError, EarlyExitError
@@ -63,6 +64,8 @@ app.add_typer(account, name="account")
 app.add_typer(voucher, name="voucher")
 app.add_typer(rates, name="rates")
 app.add_typer(dead, name="dead")
+app.add_typer(parked, name="parked")
+app.add_typer(contradictions, name="contradictions")
 app.add_typer(streams, name="streams")
 app.add_typer(restores, name="restores")
 app.add_typer(clock, name="clock")

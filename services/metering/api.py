@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -39,7 +40,7 @@ logger = get_logger(__name__)
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Name = Annotated[str | None, Query(max_length=200)]
 # Where a page goes on: the `next` of the one before.
-After = Annotated[list[str] | None, Query(max_length=5)]
+After = Annotated[str | None, Query(max_length=2000)]
 
 
 class ReleaseRequest(OperatorWord):
@@ -186,7 +187,7 @@ class MeteringApi:
         """Events that wait for their time, or for an operator."""
         return await self._waiting(WaitingFilter("parked", region, tenant_id, resource_id, reason), after, limit)
 
-    async def _waiting(self, wanted: WaitingFilter, after: list[str] | None, limit: int) -> dict[str, Any]:
+    async def _waiting(self, wanted: WaitingFilter, after: str | None, limit: int) -> dict[str, Any]:
         async with transaction(self._pool) as connection:
             events = await event_store.list_waiting(connection, wanted, _page_start(after, 3), limit + 1)
         last = events[limit - 1] if len(events) > limit else None
@@ -205,7 +206,7 @@ class MeteringApi:
                 }
                 for item in events[:limit]
             ],
-            "next": None if last is None else [last.topic, last.source, last.event_id],
+            "next": None if last is None else _page_token(last.topic, last.source, last.event_id),
         }
 
     async def release(self, request: ReleaseRequest) -> dict[str, str]:
@@ -249,7 +250,9 @@ class MeteringApi:
                 }
                 for item in items[:limit]
             ],
-            "next": None if last is None else [last.region, last.resource_id, last.kind, last.source, last.event_id],
+            "next": None
+            if last is None
+            else _page_token(last.region, last.resource_id, last.kind, last.source, last.event_id),
         }
 
     async def close_contradiction(self, request: CloseRequest) -> dict[str, str]:
@@ -307,10 +310,18 @@ def _describe_event(event: Event) -> dict[str, Any]:
     return {**asdict(event), "time": format_instant(event.time_us)}
 
 
-def _page_start(after: list[str] | None, length: int) -> list[str]:
-    """The key after which a page begins. Raises Refusal for one of another list."""
+def _page_token(*key: str) -> str:
+    return orjson.dumps(key).decode()
+
+
+def _page_start(after: str | None, length: int) -> list[str]:
+    """The key after which a page begins. Raises Refusal for what is no `next` of this list."""
     if after is None:
         return [""] * length
-    if len(after) != length:
-        raise Refusal("wrong-page", f"`after` repeats the {length} parts of `next`", status=422)
-    return after
+    try:
+        key = orjson.loads(after)
+    except orjson.JSONDecodeError:
+        key = None
+    if not isinstance(key, list) or len(key) != length or not all(isinstance(part, str) for part in key):
+        raise Refusal("wrong-page", "`after` is the `next` of the page before", status=422)
+    return key

@@ -1,0 +1,115 @@
+"""Metering's routes over its database: resources with what was replaced, contradictions, waiting events, status."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from services.metering.api import MeteringApi
+from services.metering.app.gauges import refresh_gauges
+from services.metering.app.guard import ClockGuard
+from services.metering.metrics import CONTRADICTIONS, HALTED, LAG_SECONDS, WAITING
+from services.metering.store.shards import insert_halt
+from shared.clock import HOUR_US, MINUTE_US
+from shared.db import transaction
+from shared.http import create_api
+from tests.metering.meter import START_US, Meter, book, lifecycle, usage
+
+
+class _Relay:
+    def wake(self) -> None:
+        """Nothing is published here."""
+
+
+@pytest.fixture
+async def client(meter: Meter) -> AsyncIterator[httpx.AsyncClient]:
+    relay: Any = _Relay()
+    routes = MeteringApi(
+        *(meter.pool, meter.clock, meter.prices, meter.settings.regions),
+        ticker=meter.ticker,
+        intake=meter.intake,
+        inventory=meter.inventory,
+        guard=ClockGuard(meter.pool, meter.clock, meter.settings),
+        relay=relay,
+    )
+    api = create_api("metering", readiness=dict)
+    api.include_router(routes.router)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://metering") as made:
+        yield made
+
+
+async def test_a_resource_tells_what_was_replaced_and_what_has_no_effect(
+    meter: Meter, client: httpx.AsyncClient
+) -> None:
+    await meter.reach(START_US + HOUR_US)
+    await meter.put_book(book(START_US, gpu={"a30": "0.6"}))
+    wrong = lifecycle("container.stopped", "c", START_US + 5 * MINUTE_US)
+    right = lifecycle("container.stopped", "c", START_US + 9 * MINUTE_US, reason="a wrong clock")
+    right["data"]["replaces"] = {"source": wrong["source"], "id": wrong["id"]}
+    stray = lifecycle("container.stopped", "c", START_US + 10 * MINUTE_US)
+    created = lifecycle("container.created", "c", START_US, gpu_sku="a30", gpu_count=1)
+    await meter.take(created, lifecycle("container.started", "c", START_US), wrong, right, stray)
+    found = (await client.get("/v1/resources/vn/c")).json()
+    [replaced] = found["replaced"]
+    assert (replaced["event_id"], replaced["replaced_by"]["event_id"]) == (wrong["id"], right["id"])
+    assert replaced["replaced_because"] == "a wrong clock"
+    [without] = found["without_effect"]
+    assert (without["event_id"], without["effect"]) == (stray["id"], "ends_no_run")
+    assert sum(part["amount_micros"] for part in found["segments"]) == 90_000
+
+
+async def test_contradictions_are_paged_filtered_counted_and_closed(meter: Meter, client: httpx.AsyncClient) -> None:
+    for name in ("a", "b", "c"):
+        await meter.take(
+            lifecycle("container.created", name, START_US, gpu_count=0), lifecycle("container.stopped", name, START_US)
+        )
+    foreign = {**lifecycle("container.stopped", "a", START_US, tenant_id="rival"), "id": "foreign"}
+    await meter.take(foreign)
+    found, after = [], None
+    while True:
+        parameters = {"limit": "1", **({} if after is None else {"after": after})}
+        page = (await client.get("/v1/contradictions", params=parameters)).json()
+        found += [(item["resource_id"], item["kind"]) for item in page["contradictions"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert found == [("a", "ends_no_run"), ("a", "other_tenant"), ("b", "ends_no_run"), ("c", "ends_no_run")]
+    only = (await client.get("/v1/contradictions", params={"kind": "other_tenant"})).json()["contradictions"]
+    assert [item["event_id"] for item in only] == ["foreign"]
+    assert (await client.get("/v1/contradictions", params={"after": "x"})).status_code == 422
+    assert (await client.get("/v1/status")).json()["contradictions"] == {"ends_no_run": 3, "other_tenant": 1}
+    await refresh_gauges(meter.pool, meter.clock.now_us())
+    assert CONTRADICTIONS.labels("ends_no_run")._value.get() == 3
+    key = {name: only[0][name] for name in ("region", "resource_id", "kind", "source", "event_id")}
+    word = {"actor": "ann", "reason": "a typing error"}
+    assert (await client.post("/v1/contradictions/close", json={**key, **word})).status_code == 200
+    assert (await client.post("/v1/contradictions/close", json={**key, **word})).status_code == 404
+    by_itself = {**key, "kind": "ends_no_run", "event_id": f"a-container.stopped-{START_US}"}
+    assert (await client.post("/v1/contradictions/close", json={**by_itself, **word})).status_code == 404
+
+
+async def test_parked_events_are_listed_and_released_by_topic(meter: Meter, client: httpx.AsyncClient) -> None:
+    await meter.put_book(book(START_US - HOUR_US, services={"tokens": {"unit": "1000-tokens", "price": "0.4"}}))
+    await meter.take(usage("u-1", START_US + 6 * MINUTE_US, 1_000), usage("u-2", START_US + 6 * MINUTE_US, 1_000))
+    page = (await client.get("/v1/parked", params={"limit": "1"})).json()
+    assert [item["event_id"] for item in page["parked"]] == ["u-1"]
+    rest = (await client.get("/v1/parked", params={"after": page["next"], "reason": "future"})).json()
+    assert [item["event_id"] for item in rest["parked"]] == ["u-2"]
+    await refresh_gauges(meter.pool, meter.clock.now_us())
+    assert WAITING.labels("parked")._value.get() == 2
+    meter.clock.set(START_US + 2 * MINUTE_US)
+    request = {"source": "inference/vn", "event_id": "u-1", "actor": "ann", "reason": "its clock is right"}
+    assert (await client.post("/v1/parked/release", json=request)).json() == {"outcome": "applied"}
+    assert (await client.post("/v1/parked/release", json=request)).status_code == 404
+
+
+async def test_lag_grows_and_is_told_while_ticks_are_halted(meter: Meter, client: httpx.AsyncClient) -> None:
+    await meter.reach(START_US + MINUTE_US)
+    async with transaction(meter.pool) as connection:
+        await insert_halt(connection, "the clock jumped", meter.clock.now_us())
+    meter.clock.set(START_US + 3 * HOUR_US)
+    assert await meter.ticker.tick() == 0
+    await refresh_gauges(meter.pool, meter.clock.now_us())
+    assert (LAG_SECONDS._value.get(), HALTED._value.get()) == (3 * 3600 - 60, 1)
+    assert (await client.get("/v1/status")).json()["halted"] == "the clock jumped"
