@@ -99,7 +99,7 @@ def _read_fact(event: LifecycleEvent) -> LifecycleFact:
     data = event.data
     family, verb = event.type.split(".")
     if event.type == RETRACTED_TYPE:
-        # It does not say of what; only a container's facts decide whether something is stopped.
+        # It names no family; whoever applies it looks at what the resource is.
         family = "container"
     replaces = None if data.replaces is None else FactKey(*data.replaces.key)
     key = ResourceKey(data.region, event.subject, data.tenant_id, cast("Family", family))

@@ -1,9 +1,10 @@
 """What is taken back never was, on real PostgreSQL; and a sequence orders what clocks do not (tests F3)."""
 
+from services.enforcement.handlers import LifecycleFact, read_envelope
 from services.enforcement.rules.lifecycle import FactKey
 from shared.clock import SECOND_US, format_instant
 from shared.topics import COMMANDS
-from tests.enforcement.conftest import Open
+from tests.enforcement.conftest import REGION, START_US, Open
 from tests.enforcement.debt import GRACE_US, examine, open_due
 from tests.enforcement.world import World, account, happened
 
@@ -95,3 +96,18 @@ async def test_a_stop_ends_the_run_that_it_names_alone(open_world: Open) -> None
         account("exhausted", 2),
     )
     assert await stops(world) == ["ctr-1/platform/vn/run-2/stop/1"]
+
+
+def test_an_amendment_is_read_from_its_event() -> None:
+    envelope: dict[str, object] = {
+        "specversion": "1.0",
+        "id": "evt-9",
+        "source": "platform/vn",
+        "type": "event.retracted",
+        "subject": "vol-1",
+        "time": format_instant(START_US),
+        "data": {"region": "vn", "tenant_id": "acme", "replaces": {"source": "platform/vn", "id": "evt-1"}},
+    }
+    known = read_envelope(envelope, {"vn": REGION}, START_US)
+    assert isinstance(known, LifecycleFact)
+    assert (known.fact.verb, known.fact.replaces) == ("retracted", FactKey("platform/vn", "evt-1"))

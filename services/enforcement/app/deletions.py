@@ -174,8 +174,9 @@ class Deletions:
             await unit.save(scene)
             await save_evidence(connection, case.case_id, asdict(evidence))
         metrics.DELETIONS_FROZEN.inc()
-        # A shared cause has its own line, once per region.
-        log = logger.error if any(objection.scope == "case" for objection in objections) else logger.info
+        # A shared cause has its own line, once per region; the case's own reason pages when it is new.
+        own = describe([objection for objection in objections if objection.scope == "case"])
+        log = logger.error if own and own not in (current.reason or "") else logger.info
         log("deletion.frozen", case_id=known.case_id, reason=reason)
         return True
 
