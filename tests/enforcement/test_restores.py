@@ -36,7 +36,7 @@ def service_event(world: World, kind: str, service: str, incarnation: int) -> di
     return {
         "specversion": "1.0",
         "id": f"{service}/{kind}/{incarnation}",
-        "source": SOURCES[service],  # type: ignore[index]
+        "source": SOURCES[service],
         "type": f"service.{kind}",
         "subject": service,
         "time": now,
@@ -114,7 +114,8 @@ async def test_no_id_of_a_lost_command_means_something_else_after_a_restore(
     await world.learn(happened("created", "ctr-1", 1), happened("started", "ctr-1", 2, "run-1"))
     world.start("relay")
     await world.learn(account("exhausted", 2))
-    await eventually(world.commands, what="the first command")
+    commands: list[dict[str, Any]] = await eventually(world.commands, what="the first command")
+    assert len(commands) == 1
     await world.stop("relay")
     # The database is the one from before anything happened.
     _, backup_url = await make_database("enforcement")
@@ -127,7 +128,8 @@ async def test_no_id_of_a_lost_command_means_something_else_after_a_restore(
     async def both() -> bool:
         return len(await world.commands()) == 2
 
-    assert await eventually(both, what="two commands")
+    done: bool = await eventually(both, what="two commands")
+    assert done
     first, second = await world.commands()
     assert first["data"]["attempt"] == second["data"]["attempt"] == 1
     assert first["id"] != second["id"]

@@ -51,8 +51,8 @@ class Databases:
 
     async def empty(self, name: str) -> None:
         """Make a database anew, with nothing in it."""
-        await drop_database(self._admin_url, name)
-        await create_database(self._admin_url, name)
+        await drop_database(self.admin_url, name)
+        await create_database(self.admin_url, name)
 
     async def age_log(self) -> None:
         """Let the server reuse files of its write-ahead log, as one does that has run for a while.
