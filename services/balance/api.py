@@ -23,6 +23,7 @@ from shared.events.charges import decompress
 from shared.events.cloudevents import Identifier, Instant, Micros, RegionName, TenantId
 from shared.money import AMOUNT_MICROS_MAX
 from shared.operators import Actor, Reason
+from shared.restore_records import find_unconfirmed_restore
 
 PAGE_MAX = 1000
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
@@ -107,8 +108,14 @@ class BalanceApi:
         async with transaction(self._pool) as connection:
             account = await _require(connection, region, tenant_id)
             own_use = await load_own_use(connection, account.account_id, self._clock.now_us())
+            restore = await find_unconfirmed_restore(connection)
         without_micros = account.standing.balance_micros + own_use.reversed_micros
-        return {**_describe(account), "balance_without_reversals_micros": without_micros}
+        # A ledger that was set back may lack credits until an operator has looked: nobody's card is charged for that.
+        return {
+            **_describe(account),
+            "balance_without_reversals_micros": without_micros,
+            "unconfirmed_restore": restore,
+        }
 
     async def adjust(
         self,

@@ -146,6 +146,10 @@ class Cluster:
         if wait:
             self.wait_ready(name)
 
+    def add_process(self, name: str) -> None:
+        """Have a port for one more process of a service, such as "balance-2"; it is not started."""
+        self._ports.setdefault(name, find_free_port())
+
     def environment(self) -> dict[str, str]:
         kept = {key: value for key, value in os.environ.items() if not key.startswith("TOLLKEEPER_")}
         ours = {

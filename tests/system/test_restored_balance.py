@@ -18,7 +18,7 @@ from tests.system.waiting import wait_for
 pytestmark = pytest.mark.process
 
 GIFT_MICROS = 60_000_000
-SERVICES = ("metering", "balance", "enforcement")
+SERVICES = ("metering", "balance", "enforcement", "payment")
 EVERYBODY = {"debtor": 1_000_000, "gifted": 1_000_000, "payer": 900_000_000}
 
 
@@ -43,6 +43,15 @@ def begin(cluster: Cluster) -> tuple[Fleet, list[Event]]:
     return fleet, events + stopped
 
 
+def start_two(cluster: Cluster, service: str) -> None:
+    """Start two processes of a service at once."""
+    cluster.add_process(f"{service}-2")
+    for name in (service, f"{service}-2"):
+        cluster.start(name, wait=False)
+    for name in (service, f"{service}-2"):
+        cluster.wait_ready(name)
+
+
 def stops_of(cluster: Cluster, subject: str) -> list[dict[str, Any]]:
     stops = [item for item in read_events(cluster, COMMANDS) if item["type"] == "container.stop"]
     return [item for item in stops if item["subject"] == subject]
@@ -57,7 +66,7 @@ def confirm(cluster: Cluster, service: str, incarnation: int = 1) -> None:
 @pytest.mark.parametrize("age_us", [10 * MINUTE_US, 23 * HOUR_US], ids=["ten minutes old", "a day old"])
 def test_a_restored_balance_posts_again_and_lists_what_it_lost(make_cluster: MakeCluster, age_us: int) -> None:
     """Findings: balance-and-enforcement 2 and 3."""
-    cluster = make_cluster(names=SERVICES, processes=2)
+    cluster = make_cluster(names=SERVICES)
     fleet, events = begin(cluster)
     dump = cluster.dump("balance")
 
@@ -72,16 +81,12 @@ def test_a_restored_balance_posts_again_and_lists_what_it_lost(make_cluster: Mak
         cluster.settle()
     before = cluster.balances()
     versions = versions_of(cluster)
-    for name in ("balance", "balance-2"):
-        cluster.kill(name)
+    cluster.kill("balance")
     cluster.restore_dump("balance", dump)
     # More to post, and both processes start at once.
     cluster.reach(cluster.now_us + MINUTE_US)
     cluster.settle_metering()
-    for name in ("balance", "balance-2"):
-        cluster.start(name, wait=False)
-    for name in ("balance", "balance-2"):
-        cluster.wait_ready(name)
+    start_two(cluster, "balance")
     through_us = cluster.settle()
 
     cluster.credits["vn", "gifted"] -= GIFT_MICROS

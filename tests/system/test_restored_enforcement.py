@@ -7,7 +7,7 @@ from shared.topics import COMMANDS
 from tests.fleet.making import lines_of
 from tests.system.conftest import START_US, MakeCluster
 from tests.system.test_debtors import commanded, deletions, event, read_events
-from tests.system.test_restored_balance import SERVICES, begin, confirm, is_frozen, stops_of
+from tests.system.test_restored_balance import SERVICES, begin, confirm, is_frozen, start_two, stops_of
 from tests.system.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.process
 
 @pytest.mark.parametrize("age_us", [10 * MINUTE_US, 23 * HOUR_US], ids=["ten minutes old", "a day old"])
 def test_a_restored_enforcement_acts_on_what_is_true_now(make_cluster: MakeCluster, age_us: int) -> None:
-    cluster = make_cluster(names=SERVICES, processes=2)
+    cluster = make_cluster(names=SERVICES)
     dump = cluster.dump("enforcement")
     begin(cluster)
     # The dump is from before everything; what was told since: two stops, and that one of the accounts recovered.
@@ -24,13 +24,9 @@ def test_a_restored_enforcement_acts_on_what_is_true_now(make_cluster: MakeClust
     cluster.reach(START_US + 2 * HOUR_US + age_us)
     cluster.settle()
     ids = [(item["id"], item["data"]) for item in read_events(cluster, COMMANDS)]
-    for name in ("enforcement", "enforcement-2"):
-        cluster.kill(name)
+    cluster.kill("enforcement")
     cluster.restore_dump("enforcement", dump)
-    for name in ("enforcement", "enforcement-2"):
-        cluster.start(name, wait=False)
-    for name in ("enforcement", "enforcement-2"):
-        cluster.wait_ready(name)
+    start_two(cluster, "enforcement")
     cluster.reach(cluster.now_us + MINUTE_US)
     cluster.settle()
     cluster.reach(cluster.now_us + 25 * HOUR_US)

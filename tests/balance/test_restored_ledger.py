@@ -1,0 +1,74 @@
+"""A ledger that was set back, on real PostgreSQL: what it consents to, and the versions of its accounts."""
+
+import httpx
+import pytest
+
+from services.balance.api import BalanceApi
+from services.balance.store.restores import raise_versions
+from services.payment.balance_client import BalanceClient
+from shared.db import transaction
+from shared.errors import Refusal, TransientFault
+from shared.http import create_api
+from shared.restore_records import Restore, confirm_restores, insert_restore, save_mark
+from tests.balance.batches import simple, tenants_of
+from tests.balance.books import GRACE_US, START_US, Books
+
+DUE_US = START_US + GRACE_US
+
+
+async def set_back(books: Books, incarnation: int = 1) -> None:
+    async with transaction(books.pool) as connection:
+        await insert_restore(connection, Restore(incarnation, "a test", books.clock.now_us(), None))
+        await save_mark(connection, incarnation, "here")
+        await raise_versions(connection, incarnation)
+
+
+async def confirm(books: Books) -> None:
+    async with transaction(books.pool) as connection:
+        await confirm_restores(connection, 1, "sre", "looked", books.clock.now_us())
+
+
+async def test_no_permit_before_it_is_confirmed_and_a_grace_period_has_passed(books: Books) -> None:
+    """A permit of before is void too. Finding: balance-and-enforcement 2."""
+    [tenant] = tenants_of(1, 1)
+    await books.post(simple(1, {tenant: 50}))
+    books.clock.set(DUE_US)
+    permit = await books.permits.grant("vn", tenant, START_US, DUE_US)
+    await set_back(books)
+    with pytest.raises(Refusal, match="restore-unconfirmed"):
+        await books.permits.redeem(permit.permit_id, "ctr-1")
+    await confirm(books)
+    for asked_us in (DUE_US, DUE_US + GRACE_US - 1):
+        books.clock.set(asked_us)
+        with pytest.raises(Refusal, match="restored-recently"):
+            await books.permits.grant("vn", tenant, START_US, DUE_US)
+    books.clock.set(DUE_US + GRACE_US)
+    assert await books.permits.grant("vn", tenant, START_US, DUE_US)
+
+
+async def test_versions_of_known_and_of_new_accounts_are_above_all_that_were_told(books: Books) -> None:
+    """Finding: balance-and-enforcement 3."""
+    known, new = tenants_of(1, 2)
+    await books.post(simple(1, {known: 50}))
+    [before] = await books.rows("select account_version from account")
+    await set_back(books)
+    await set_back(books, 2)
+    await books.post(simple(2, {known: 50, new: 7}))
+    versions = dict(await books.rows("select tenant_id, account_version from account"))
+    assert versions[known] == (2 << 40) + before[0]
+    assert 2 << 40 < versions[new] < (2 << 40) + 10
+
+
+async def test_no_card_is_charged_for_a_balance_that_may_lack_credits(books: Books) -> None:
+    [tenant] = tenants_of(1, 1)
+    await books.post(simple(1, {tenant: 50}))
+    api = create_api("test", readiness=dict)
+    api.include_router(BalanceApi(books.pool, books.clock, books.accounts, books.permits).router)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://balance") as http:
+        client = BalanceClient(http)
+        assert await client.find_balance("vn", tenant) == -50
+        await set_back(books)
+        with pytest.raises(TransientFault, match="set back"):
+            await client.find_balance("vn", tenant)
+        await confirm(books)
+        assert await client.find_balance("vn", tenant) == -50
