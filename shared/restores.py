@@ -89,6 +89,13 @@ def _time_of(value: bytes | None) -> int | None:
     return parse_instant(time) if isinstance(time, str) else None
 
 
+async def read_own(reader: TopicReader, topic: str, starts: Mapping[int, int]) -> AsyncIterator[FoundRecord]:
+    """What a relay published to one of the service's own topics; what a stranger put there is passed over."""
+    async for record in reader.read_records(topic, starts):
+        if record.value is not None and {STREAM_HEADER, SEQ_HEADER} <= record.headers.keys():
+            yield record
+
+
 class Restores:
     """Looks at the database of one service and at its own topics, which nobody else publishes to."""
 
@@ -165,7 +172,7 @@ class Restores:
         for topic in self._topics:
             async for record in self._reader.read_records(topic, starts[topic]):
                 seen.add(topic, record)
-        async for record in self._reader.read_records(SERVICE_EVENTS, {}):
+        async for record in read_own(self._reader, SERVICE_EVENTS, {}):
             event = orjson.loads(record.value or b"{}")
             if event.get("source") == SOURCES[self._service]:
                 seen.incarnation = max(seen.incarnation, event["data"]["incarnation"])

@@ -234,5 +234,9 @@ async def test_the_end_of_a_transaction_at_the_tail_holds_nobody_up(place: Place
             await producer.send_and_wait(f"{place.prefix}{COMMANDS}", b"{}", partition=0)
             raise RuntimeError("aborted")
     await producer.stop()
+    plain = await open_producer(place.bootstrap, f"{place.prefix}plain")
+    await plain.send_and_wait(f"{place.prefix}{SERVICE_EVENTS}", b"no JSON", key=b"stranger", partition=0)
+    await plain.send_and_wait(f"{place.prefix}{ENFORCEMENT_EVENTS}", b"{no JSON", partition=0)
+    await plain.stop()
     async with place.life() as life, asyncio.timeout(30):
         assert await life.restores.run(Steps()) == 0

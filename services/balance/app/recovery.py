@@ -36,7 +36,7 @@ from shared.ids import shard_of
 from shared.log import get_logger
 from shared.outbox import Message, append_messages
 from shared.restore_records import Lost, Restore, insert_lost
-from shared.restores import Offsets, Recovery, consume_to_end
+from shared.restores import Offsets, Recovery, consume_to_end, read_own
 from shared.settings import SharedSettings
 from shared.topic_reader import TopicReader
 from shared.topics import ACCOUNT_EVENTS, CHARGES, PAYMENT_EVENTS
@@ -103,7 +103,7 @@ class BalanceRecovery(Recovery):
     async def adopt(self, connection: Connection, restore: Restore, starts: Offsets) -> None:
         """Raise all versions, and keep what was told since the backup."""
         told = _Told()
-        async for record in self._reader.read_records(ACCOUNT_EVENTS, starts[ACCOUNT_EVENTS]):
+        async for record in read_own(self._reader, ACCOUNT_EVENTS, starts[ACCOUNT_EVENTS]):
             told.add(orjson.loads(record.value or b""))
         await raise_versions(connection, restore.incarnation)
         keys = [key for key in told.last if key[0] in self._settings.regions]

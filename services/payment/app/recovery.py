@@ -22,7 +22,7 @@ from shared.db import Connection, Pool, transaction
 from shared.log import get_logger
 from shared.outbox import append_messages
 from shared.restore_records import Lost, Restore, insert_lost, load_restores
-from shared.restores import Offsets, Recovery
+from shared.restores import Offsets, Recovery, read_own
 from shared.topic_reader import TopicReader
 from shared.topics import PAYMENT_EVENTS
 
@@ -40,7 +40,7 @@ class PaymentRecovery(Recovery):
     async def adopt(self, connection: Connection, restore: Restore, starts: Offsets) -> None:
         """Adopt payments of lost orders, list what was lost, and suspend automatic top-ups."""
         events: dict[str, Event] = {}
-        async for record in self._reader.read_records(PAYMENT_EVENTS, starts[PAYMENT_EVENTS]):
+        async for record in read_own(self._reader, PAYMENT_EVENTS, starts[PAYMENT_EVENTS]):
             event = orjson.loads(record.value or b"")
             events.setdefault(event["id"], event)
         captured = [event for event in events.values() if event["type"] == "payment.captured"]
