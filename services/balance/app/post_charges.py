@@ -221,7 +221,7 @@ class ChargePoster:
         unknown = self._directory.find_unknown(posted)
         fresh, opened = await self._directory.resolve(connection, unknown, instants) if unknown else ({}, [])
         places = {shard: place for place, shard in enumerate(shards)}
-        causes = [Cause(places[arrival.batch.shard], arrival.batch.seq) for arrival in posted]
+        causes = [Cause(places[item.batch.shard], item.batch.seq, sha256=item.sha256) for item in posted]
         parts = self._directory.parts(posted, fresh)
         posting = lay_out(parts, causes, self._table)
         await prefer_plans_by_size(connection)

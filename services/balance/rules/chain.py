@@ -21,13 +21,15 @@ def entry_line(account_id: int, accounts_and_class: str, amount_micros: int, cau
     return f"{account_id} {accounts_and_class} {amount_micros} {cause}\n"
 
 
-def charge_cause(seq: int) -> str:
-    return f"batch {seq}"
+def charge_cause(seq: int, evidence_sha256: bytes) -> str:
+    """A batch by its number and the bytes that are its evidence."""
+    return f"batch {seq} {evidence_sha256[:16].hex()}"
 
 
 def fact_cause(fact_id: str) -> str:
     return f"fact {fact_id}"
 
 
-def adjustment_cause(idempotency_key: str) -> str:
-    return f"adjustment {idempotency_key}"
+def adjustment_cause(idempotency_key: str, request_sha256: bytes) -> str:
+    """An adjustment by its key and the hash of its amount, reason and actor."""
+    return f"adjustment {idempotency_key} {request_sha256.hex()}"

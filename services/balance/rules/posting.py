@@ -33,19 +33,25 @@ class Side:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What entries are posted for: a charge batch's number, an adjustment's key, a fact's id. `place`: of the shard."""
+    """What entries are posted for: a charge batch's number, an adjustment's key, a fact's id. `place`: of the shard.
+
+    `sha256`: of the batch's bytes, or of the adjustment's words.
+    """
 
     place: int
     seq: int | None = None
     adjustment_key: str | None = None
     fact_id: str | None = None
+    sha256: bytes = b""
 
     @property
     def text(self) -> str:
         """As the chain writes it."""
         if self.fact_id is not None:
             return fact_cause(self.fact_id)
-        return adjustment_cause(self.adjustment_key) if self.adjustment_key is not None else charge_cause(self.seq or 0)
+        if self.adjustment_key is not None:
+            return adjustment_cause(self.adjustment_key, self.sha256)
+        return charge_cause(self.seq or 0, self.sha256)
 
 
 # One account's part of one batch: (account_id, index of its cause, the batch's account).
@@ -170,13 +176,15 @@ def post_facts(facts: Sequence[FactEntry]) -> Posting:
     )
 
 
-def adjust(account_id: int, amount_micros: int, idempotency_key: str, burn_micros_per_hour: int) -> Posting:
+def adjust(
+    account_id: int, amount_micros: int, idempotency_key: str, request_sha256: bytes, burn_micros_per_hour: int
+) -> Posting:
     """The one entry of an operator's adjustment, positive in the customer's favour."""
     favour = amount_micros > 0
     side = Side("adjustment", CUSTOMER, "adjustment") if favour else Side(CUSTOMER, "adjustment", "adjustment")
     return Posting(
         [side],
-        [Cause(0, adjustment_key=idempotency_key)],
+        [Cause(0, adjustment_key=idempotency_key, sha256=request_sha256)],
         [(account_id, amount_micros, 1, int(favour), burn_micros_per_hour, 0)],
         [(account_id, 1, abs(amount_micros), amount_micros, 0, 0)],
     )
