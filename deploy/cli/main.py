@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.account import account
+from deploy.cli.audit import audit
 from deploy.cli.clock import clock
 from deploy.cli.contradictions import contradictions, parked
 from deploy.cli.dead import dead
@@ -54,7 +55,7 @@ def root(
     assert not version, "its callback ends the program"
 
 
-for command in (publish, import_trace, wait_settled, explain, reconcile):
+for command in (publish, import_trace, wait_settled, explain, reconcile, audit):
     app.command()(command)
 app.command(name="up")(stack_up)
 app.command(name="down")(stack_down)

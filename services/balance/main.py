@@ -1,19 +1,23 @@
-"""Balance's composition root: `python -m services.balance.main migrate|serve`."""
+"""Balance's composition root: `python -m services.balance.main migrate|serve|audit`."""
 
 import base64
+import os
 import secrets
 import sys
 from pathlib import Path
 
 import httpx
+import orjson
 import uvloop
 
 from services.balance.api import BalanceApi
+from services.balance.api_audits import AuditsApi
 from services.balance.api_grants import GrantsApi
 from services.balance.api_hours import HoursApi
 from services.balance.api_payments import PaymentsApi
 from services.balance.api_streams import StreamsApi
 from services.balance.app.accounts import Accounts
+from services.balance.app.audits import FOUND, Auditor
 from services.balance.app.close_hours import HourCloser
 from services.balance.app.directory import Directory
 from services.balance.app.gaps import GapHealer
@@ -27,6 +31,7 @@ from services.balance.app.post_charges import ChargePoster
 from services.balance.app.recovery import BalanceRecovery, load_present
 from services.balance.app.streams import Streams
 from services.balance.app.vouchers import Vouchers
+from services.balance.audit import audit
 from services.balance.settings import BalanceSettings, MeteringSettings, OwnerSettings
 from services.balance.store.partitions import ensure_ledger_partitions
 from shared.clock import SECOND_US, Clock, open_clock
@@ -46,6 +51,8 @@ from shared.topics import ACCOUNT_EVENTS, CHARGES, PAYMENT_EVENTS, TOPICS
 
 logger = get_logger(__name__)
 
+# One question of the audit over everything takes as long as it takes.
+AUDIT_SECONDS = 6 * 3600.0
 # Payments come one by one: a poll of a hundred costs little more than one of ten, and a third of a second is soon over.
 LINGER_SECONDS = 0.3
 
@@ -54,6 +61,26 @@ MIGRATIONS = (SHARED_MIGRATIONS, Path(__file__).parent / "migrations")
 
 async def run_migrations() -> None:
     logger.info("migrated", applied=await migrate(OwnerSettings().owner_url, MIGRATIONS))
+
+
+async def run_audit() -> None:
+    """Print every difference as one JSON document; exit 1 if there is one."""
+    os.nice(10)
+    pool = await open_pool(
+        BalanceSettings().database_url, application="balance-audit", size_max=1, command_timeout_seconds=AUDIT_SECONDS
+    )
+    try:
+        async with (
+            pool.acquire(timeout=30) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
+            differences = await audit(connection)
+    finally:
+        await pool.close()
+    sys.stdout.write(orjson.dumps({"differences": differences}).decode())
+    sys.stdout.flush()
+    if differences:
+        raise SystemExit(FOUND)
 
 
 async def run_service() -> None:
@@ -147,6 +174,8 @@ def _wire(
     api.include_router(HoursApi(Hours(pool, clock)).router)
     api.include_router(GrantsApi(grants, vouchers).router)
     api.include_router(PaymentsApi(pool, Orders(pool, clock, settings, accounts)).router)
+    auditor = Auditor(clock, own.audit_every_seconds)
+    api.include_router(AuditsApi(auditor).router)
     api.include_router(StreamsApi(Streams(pool, clock, charges)).router)
     api.include_router(dead_letter_routes(pool, consumer, payments))
     api.include_router(restore_routes(pool, clock, "balance", load_present))
@@ -158,6 +187,7 @@ def _wire(
             "gaps": healer.run,
             "grants": grants.run,
             "hours": HourCloser(pool, clock).run,
+            "audit": auditor.run,
             "api": lambda: serve(api, settings.host, own.port),
         }
     )
@@ -170,9 +200,9 @@ def make_code() -> str:
 
 
 def main() -> None:
-    commands = {"migrate": run_migrations, "serve": run_service}
+    commands = {"migrate": run_migrations, "serve": run_service, "audit": run_audit}
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
-        raise SystemExit("usage: python -m services.balance.main migrate|serve")
+        raise SystemExit("usage: python -m services.balance.main migrate|serve|audit")
     configure_logging("balance")
     collect_seldom()
     uvloop.run(commands[sys.argv[1]]())

@@ -21,6 +21,8 @@ class BalanceSettings(BaseSettings):
     permit_seconds: int = Field(default=60, ge=1, le=600)
     # So many codes that are none, and a tenant has to wait for the next hour.
     voucher_guesses_max: int = Field(default=10, ge=1)
+    # The books are audited so often, in a process of its own.
+    audit_every_seconds: float = Field(default=86_400.0, ge=1)
     # A gap is asked for again only after so long: metering may be busy with what was asked before.
     resend_pause_seconds: float = Field(default=5.0, gt=0)
 

@@ -1,0 +1,53 @@
+"""The audit as a process beside the service."""
+
+import asyncio
+import sys
+from contextlib import suppress
+
+import pytest
+
+from services.balance.app.audits import COMMAND, Audit, Auditor
+from tests.balance.batches import simple
+from tests.balance.books import START_US, Books
+from tests.conftest import MakeDatabase
+from tests.support.eventually import eventually
+
+
+async def finish(auditor: Auditor) -> Audit:
+    """Ask for an audit and wait for its end."""
+    running = asyncio.create_task(auditor.run())
+    auditor.ask()
+    assert auditor.is_running
+    try:
+        done: bool = await eventually(lambda: not auditor.is_running, timeout_seconds=90, what="the audit")
+        assert done
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+    assert auditor.last is not None
+    return auditor.last
+
+
+async def test_it_runs_in_a_process_of_its_own_and_finds_what_differs(
+    make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch, postgres_admin_url: str
+) -> None:
+    books = await Books.open(*await make_database("balance"))
+    try:
+        await books.post(simple(1, {"acme": 5}))
+        app_url = str(books.pool._connect_args[0])
+        monkeypatch.setenv("TOLLKEEPER_BALANCE_DATABASE_URL", app_url)
+        auditor = Auditor(books.clock, 3600, COMMAND)
+        assert await finish(auditor) == Audit(START_US, START_US, [])
+        await books.as_superuser(postgres_admin_url, "update account set balance_micros = 1")
+        found = await finish(auditor)
+        assert found.differences
+        assert "vn/acme" in found.differences[0]
+    finally:
+        await books.close()
+
+
+async def test_one_that_fails_says_so(books: Books) -> None:
+    failing = (sys.executable, "-c", "import sys; sys.stderr.write('no database'); sys.exit(3)")
+    found = await finish(Auditor(books.clock, 3600, failing))
+    assert (found.differences, found.fault) == (None, "no database")

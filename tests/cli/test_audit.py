@@ -1,0 +1,18 @@
+"""`tollkeeper audit` against a fake balance."""
+
+from tests.cli.conftest import Fakes, Tollkeeper
+
+DONE = {"state": "done", "fault": None, "count": 0, "differences": []}
+
+
+def test_it_says_what_differs_and_exits_one(fakes: Fakes, tollkeeper: Tollkeeper) -> None:
+    fakes.balance.on("POST", "/v1/audits", {"state": "running"}, 202)
+    answers = iter([{"state": "running"}, DONE])
+    fakes.balance.on("GET", "/v1/audits", lambda _asked: (200, next(answers)))
+    ended = tollkeeper("audit")
+    assert (ended.code, ended.out) == (0, "the books are in order\n")
+    fakes.balance.on("GET", "/v1/audits", {**DONE, "count": 1, "differences": ["vn/acme: balance 1"]})
+    ended = tollkeeper("audit")
+    assert (ended.code, ended.out) == (1, "vn/acme: balance 1\n1 differences\n")
+    fakes.balance.on("GET", "/v1/audits", {**DONE, "state": "failed", "fault": "no database"})
+    assert tollkeeper("audit").code == 69
