@@ -7,9 +7,11 @@ import orjson
 from fastapi import FastAPI
 
 from services.balance.api import BalanceApi
+from services.balance.api_audits import AuditsApi
 from services.balance.api_grants import GrantsApi
 from services.balance.api_hours import HoursApi
 from services.balance.api_payments import PaymentsApi
+from services.balance.api_streams import StreamsApi
 from services.enforcement.api import create_routes as enforcement_routes
 from services.metering.api import MeteringApi
 from services.payment.api import PaymentApi
@@ -51,6 +53,8 @@ def declare_balance() -> FastAPI:
         HoursApi(ABSENT).router,
         PaymentsApi(ABSENT, ABSENT).router,
         GrantsApi(ABSENT, ABSENT).router,
+        StreamsApi(ABSENT).router,
+        AuditsApi(ABSENT).router,
     )
     return _document("Tollkeeper balance", *parts)
 
