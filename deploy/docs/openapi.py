@@ -62,7 +62,7 @@ def declare_balance() -> FastAPI:
 def declare_payment() -> FastAPI:
     parts = (
         PaymentApi(ABSENT, ABSENT),
-        OperatorApi(ABSENT, ABSENT, ABSENT),
+        OperatorApi(ABSENT, ABSENT, ABSENT, ABSENT),
         OpenPaymentsApi(ABSENT, ABSENT),
         ReconciliationApi(ABSENT, ABSENT),
         AutoTopUpApi(ABSENT),

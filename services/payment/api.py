@@ -86,10 +86,10 @@ class PaymentApi:
             save_card=body.save_card,
             payer_ip=request.client.host if request.client else "127.0.0.1",
         )
-        return describe_order(await self._topups.create(wish))
+        return describe_order(await self._topups.create(wish), self._rates.settings.public_url)
 
     async def order(self, order_id: Identifier) -> dict[str, Any]:
-        return describe_order(await self._topups.load(order_id))
+        return describe_order(await self._topups.load(order_id), self._rates.settings.public_url)
 
     async def quote(self, body: QuoteBody) -> dict[str, Any]:
         """What an amount of another currency buys, for a limited time."""
@@ -127,7 +127,8 @@ def csv_rows(entry: HistoryEntry) -> list[tuple[object, ...]]:
     """The lines of one entry; empty where a column says nothing of a kind."""
     described = describe_entry(entry)
     head = (described["order_id"], described["state"], described.get("created_at"))
-    terms = tuple(described.get(name) for name in ("credit_micros", "account_currency", "rate", "rate_date"))
+    names = ("account_currency", "rate", "rate_date")
+    terms = tuple(described.get(name) for name in ("credit_micros", *names))
     rows: list[tuple[object, ...]] = []
     if entry.order is not None:
         asked = (described["provider"], None, described["created_at"], described["state"])
@@ -136,13 +137,14 @@ def csv_rows(entry: HistoryEntry) -> list[tuple[object, ...]]:
         status = "credited" if payment["credited_at"] else "captured"
         who = (payment["provider"], payment["reference"])
         paid = (payment["paid_at"], status, payment["amount"], payment["currency"], payment["credit_micros"])
-        rows.append((*head, "payment", payment["payment_id"], *who, *paid, *terms[1:]))
+        settled = tuple(payment[name] for name in names)
+        rows.append((*head, "payment", payment["payment_id"], *who, *paid, *settled))
         for refund in payment["refunds"]:
             moved = (refund["at"], refund["state"], refund["amount"], payment["currency"])
-            rows.append((*head, "refund", refund["refund_id"], *who, *moved, None, *terms[1:]))
+            rows.append((*head, "refund", refund["refund_id"], *who, *moved, None, *settled))
         for dispute in payment["disputes"]:
             moved = (dispute["at"], dispute["outcome"], dispute["amount"], payment["currency"])
-            rows.append((*head, "dispute", dispute["dispute_id"], *who, *moved, None, *terms[1:]))
+            rows.append((*head, "dispute", dispute["dispute_id"], *who, *moved, None, *settled))
     return rows
 
 

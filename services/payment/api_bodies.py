@@ -3,11 +3,13 @@
 import re
 from typing import Annotated, Any, Literal
 
+import asyncpg
 from fastapi import Header
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from services.payment.rules.conversion import Quote, format_rate
 from services.payment.store.history import HistoryEntry, HistoryPayment
+from services.payment.store.inbox import Kept
 from services.payment.store.orders import StoredOrder
 from services.payment.store.queue import QueueItem
 from services.payment.store.refund_requests import RefundRequest
@@ -101,8 +103,18 @@ class RefundBody(_Body):
     actor: Actor
 
 
-def describe_order(order: StoredOrder) -> dict[str, Any]:
+class WithdrawalBody(_Body):
+    """`checked`: the operator saw at the provider that the refund was not made."""
+
+    actor: Actor
+    reason: Reason
+    checked: Annotated[bool, Field(strict=True)] = False
+
+
+def describe_order(order: StoredOrder, public_url: str) -> dict[str, Any]:
+    """`order_url` is the order's page: whoever has the link sees it, with the account's balance."""
     return {
+        "order_url": f"{public_url.rstrip('/')}/orders/{order.page_token}",
         "order_id": order.order_id,
         "region": order.region,
         "tenant_id": order.tenant_id,
@@ -161,7 +173,21 @@ def describe_refund_request(request: RefundRequest) -> dict[str, Any]:
         "reason": request.reason,
         "actor": request.actor,
         "requested_at": format_instant(request.requested_at_us),
+        "sent_at": _maybe(request.sent_at_us),
         "answered_at": _maybe(request.answered_at_us),
+        "failure": request.failure,
+    }
+
+
+def describe_kept(event: Kept) -> dict[str, Any]:
+    """Without its body, which names the payer."""
+    return {
+        "provider": event.provider,
+        "event_id": event.event_id,
+        "type": event.type,
+        "problem": event.problem,
+        "body_bytes": len(event.body),
+        "first_received_at": format_instant(event.first_received_at_us),
     }
 
 
@@ -181,12 +207,21 @@ def describe_entry(entry: HistoryEntry) -> dict[str, Any]:
             "rate_date": None if order["rate_date"] is None else order["rate_date"].isoformat(),
             "created_at": format_instant(order["created_at"]),
         }
-    return {**head, "payments": [describe_payment(item) for item in entry.payments]}
+    return {**head, "payments": [describe_payment(item, order) for item in entry.payments]}
 
 
-def describe_payment(payment: HistoryPayment) -> dict[str, Any]:
+def describe_payment(payment: HistoryPayment, order: asyncpg.Record | None) -> dict[str, Any]:
+    """A payment as it was settled: the order's rate is its own only where it was paid and credited as agreed."""
     row = payment.row
+    settled = (row["paid_micros"], row["paid_currency"], row["credit_micros"])
+    rate = rate_date = None
+    terms = None if order is None else (order["amount_micros"], order["currency"], order["credit_micros"])
+    if order is not None and settled == terms and order["rate_date"] is not None:
+        rate, rate_date = format_rate(order["rate_e12"]), order["rate_date"].isoformat()
     return {
+        "rate": rate,
+        "rate_date": rate_date,
+        "account_currency": row["account_currency"],
         "payment_id": row["payment_id"],
         "provider": row["provider"],
         "reference": row["reference"],

@@ -1,4 +1,4 @@
-"""Payment's HTTP for operators: exchange rates, the queue, refunds."""
+"""Payment's HTTP for operators: exchange rates, the queue, refunds, callbacks that could not be applied."""
 
 from datetime import date
 from typing import Annotated, Any
@@ -10,26 +10,35 @@ from services.payment.api_bodies import (
     RateBody,
     RefundBody,
     SettlementBody,
+    Text,
+    WithdrawalBody,
     describe_item,
+    describe_kept,
     describe_refund_request,
 )
 from services.payment.api_cursor import read_cursor, write_cursor
+from services.payment.app.inbox import Inbox
 from services.payment.app.rates import Rates
-from services.payment.app.refunds import Refunds, RefundWish
+from services.payment.app.refunds import Refunds, RefundWish, Withdrawal
 from services.payment.app.settlement import Settlement, SettlementWish
 from services.payment.rules.conversion import Rate, format_rate, parse_rate
+from services.payment.store.inbox import load_problems
 from services.payment.store.queue import load_items
 from services.payment.store.rates import load_rates
 from shared.clock import format_instant
 from shared.db import transaction
 from shared.errors import Refusal
 from shared.events.cloudevents import Identifier
+from shared.events.payments import Provider
+from shared.operators import OperatorWord
 
 PAGE_MAX = 500
+Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 
 
 class OperatorApi:
-    def __init__(self, rates: Rates, settlement: Settlement, refunds: Refunds) -> None:
+    def __init__(self, rates: Rates, settlement: Settlement, refunds: Refunds, inbox: Inbox) -> None:
+        self._inbox = inbox
         self._rates = rates
         self._settlement = settlement
         self._refunds = refunds
@@ -40,6 +49,11 @@ class OperatorApi:
         add("/queue", self.queue, methods=["GET"])
         add("/queue/{item_id}/settle", self.settle, methods=["POST"])
         add("/payments/{payment_id}/refunds", self.refund, methods=["POST"], status_code=201)
+        add("/refunds", self.open_refunds, methods=["GET"])
+        add("/refunds/{request_id}/withdraw", self.withdraw_refund, methods=["POST"])
+        add("/inbox", self.kept_events, methods=["GET"])
+        add("/inbox/{provider}/{event_id}/apply", self.apply_event, methods=["POST"])
+        add("/inbox/{provider}/{event_id}/dismiss", self.dismiss_event, methods=["POST"])
 
     async def publish_rate(self, body: RateBody) -> dict[str, str]:
         """Publish a dated rate; quotes use the latest day's, and of a day the one published last."""
@@ -71,7 +85,7 @@ class OperatorApi:
     async def queue(
         self,
         after: str | None = None,
-        limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+        limit: Limit = 100,
         *,
         settled: bool = False,
     ) -> dict[str, Any]:
@@ -97,3 +111,45 @@ class OperatorApi:
             raise Refusal("amount-or-full", "give either amount_micros or full", status=422)
         wish = RefundWish(payment_id, body.amount_micros, body.reason, body.actor, idempotency_key)
         return describe_refund_request(await self._refunds.refund(wish))
+
+    async def open_refunds(self, after: Text | None = None, limit: Limit = 100) -> dict[str, Any]:
+        """Refunds that were asked for and have no answer, oldest first."""
+        requests = await self._refunds.list_open(_read_refund_cursor(after), limit)
+        following = None
+        if len(requests) == limit:
+            at_us, request_id = requests[-1].cursor
+            following = f"{at_us}/{request_id}"
+        return {"refunds": [describe_refund_request(request) for request in requests], "next": following}
+
+    async def withdraw_refund(self, request_id: Identifier, body: WithdrawalBody) -> dict[str, Any]:
+        """Take a refund request back. One that was sent is asked about first, and refused if it happened."""
+        word = Withdrawal(body.actor, body.reason, body.checked)
+        return describe_refund_request(await self._refunds.withdraw(request_id, word))
+
+    async def kept_events(self, after: Text | None = None, limit: Limit = 100) -> dict[str, Any]:
+        """Callbacks that could not be read or applied, each with its reason."""
+        provider, _, event_id = (after or "").partition("/")
+        async with transaction(self._rates.pool) as connection:
+            events = await load_problems(connection, (provider, event_id), limit)
+        following = events[-1].item if len(events) == limit else None
+        return {"events": [describe_kept(event) for event in events], "next": following}
+
+    async def apply_event(self, provider: Provider, event_id: Identifier, body: OperatorWord) -> dict[str, str]:
+        """Try a kept callback again now."""
+        await self._inbox.apply_kept((provider, event_id), body.actor)
+        return {"provider": provider, "event_id": event_id, "status": "applied"}
+
+    async def dismiss_event(self, provider: Provider, event_id: Identifier, body: OperatorWord) -> dict[str, str]:
+        """Let a kept callback rest: it is tried no more."""
+        await self._inbox.dismiss((provider, event_id), body.actor, body.reason)
+        return {"provider": provider, "event_id": event_id, "status": "dismissed"}
+
+
+def _read_refund_cursor(after: str | None) -> tuple[int, str]:
+    """Where the next page of refunds begins. Raises Refusal for what no page gave."""
+    if after is None:
+        return 0, ""
+    at_us, _, request_id = after.partition("/")
+    if not at_us.isascii() or not at_us.isdecimal() or len(at_us) > 16:
+        raise Refusal("invalid-cursor", "after is the `next` of the page before", status=422)
+    return int(at_us), request_id

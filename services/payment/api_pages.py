@@ -1,5 +1,7 @@
 """Pages for people: where a customer comes back to after paying, and receipts. They show; they decide nothing."""
 
+import asyncio
+import re
 from collections.abc import Callable
 from typing import Annotated
 
@@ -10,11 +12,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from services.payment.app.receipts import Receipts
 from services.payment.app.topups import TopUps
 from services.payment.balance_client import BalanceClient
-from services.payment.providers import BadSignature, Notice, Unreadable
+from services.payment.providers import BadSignature, Notice
 from services.payment.receipts.pdf import write_pdf
 from services.payment.rules.receipts import ReceiptMoney, receipt_money, receipt_rows
 from services.payment.store.orders import StoredOrder
 from shared.errors import Refusal, TransientFault
+from shared.events.cloudevents import Identifier
 from shared.log import get_logger
 
 logger = get_logger(__name__)
@@ -27,6 +30,9 @@ HEADERS = {
     "cache-control": "no-store",
 }
 REFRESH_SECONDS = 1
+# PDFs that are written at once.
+WRITING_MAX = 2
+_TOKEN = re.compile("[0-9a-f]{32}")
 WORDS = {
     "pending": ("Waiting for your payment", "We have not heard of a payment yet. This page looks again by itself."),
     "paid": ("Payment received", "Your credits are being added. This page looks again by itself."),
@@ -50,51 +56,60 @@ class PagesApi:
         self._balance = balance
         self._receipts = receipts
         self._read_vnpay = read_vnpay
+        self._writing = asyncio.Semaphore(WRITING_MAX)
         self.router = APIRouter(tags=["pages"], default_response_class=HTMLResponse)
         add = self.router.add_api_route
         add("/return/stripe", self.return_from_stripe, methods=["GET"])
         add("/return/vnpay", self.return_from_vnpay, methods=["GET"])
-        add("/orders/{order_id}", self.order, methods=["GET"])
+        add("/orders/{token}", self.order, methods=["GET"])
         add("/v1/receipts/{number}.pdf", self.receipt_pdf, methods=["GET"], response_class=Response)
         add("/v1/receipts/{number}", self.receipt, methods=["GET"])
 
     async def return_from_stripe(self, order: Annotated[str, Query(max_length=100)]) -> HTMLResponse:
-        return await self._show(order)
+        return await self._show_named(order)
 
     async def return_from_vnpay(self, request: Request) -> HTMLResponse:
         """VNPay's return: verified, and shown only; what counts is its IPN."""
         try:
             notice = self._read_vnpay(request.url.query)
-        except (BadSignature, Unreadable):
+        except BadSignature:
             return _say("This link was not signed by VNPay", "Open your order from the shop instead.", status=400)
-        return await self._show(notice.order_id or "")
+        try:
+            return await self._show(await self._topups.load(notice.order_id or ""))
+        except Refusal:
+            return _say_unknown()
 
-    async def order(self, order_id: str) -> HTMLResponse:
-        return await self._show(order_id)
+    async def order(self, token: str) -> HTMLResponse:
+        """The page of the order that a random token names: who has the link may see it, and nobody can guess one."""
+        return await self._show_named(token)
 
-    async def receipt(self, number: str) -> HTMLResponse:
+    async def receipt(self, number: Identifier) -> HTMLResponse:
         receipt = await self._receipts.load(number)
         page = _PAGES.get_template("receipt.html").render(receipt=receipt, rows=receipt_rows(receipt))
         return HTMLResponse(page, headers=HEADERS)
 
-    async def receipt_pdf(self, number: str) -> Response:
+    async def receipt_pdf(self, number: Identifier) -> Response:
         receipt = await self._receipts.load(number)
         headers = {"content-disposition": f'inline; filename="{receipt.number}.pdf"'}
-        return Response(write_pdf(receipt), media_type="application/pdf", headers=HEADERS | headers)
+        # Setting type takes a while, and webhooks must not wait for it.
+        async with self._writing:
+            document = await asyncio.to_thread(write_pdf, receipt)
+        return Response(document, media_type="application/pdf", headers=HEADERS | headers)
 
-    async def _show(self, order_id: str) -> HTMLResponse:
-        try:
-            order = await self._topups.load(order_id)
-        except Refusal:
-            return _say("Unknown order", "There is no such order here.", status=404)
+    async def _show_named(self, token: str) -> HTMLResponse:
+        order = await self._topups.find_page(token) if _TOKEN.fullmatch(token) else None
+        return _say_unknown() if order is None else await self._show(order)
+
+    async def _show(self, order: StoredOrder) -> HTMLResponse:
+        settled = await self._topups.find_settled(order)
         title, text = WORDS[order.state]
         waits = order.state in ("pending", "paid")
         page = _PAGES.get_template("order.html").render(
             title=title,
             text=text,
             order=order,
-            asked=receipt_money(order.amount_micros, order.currency),
-            credit=receipt_money(order.credit_micros, order.account_currency),
+            asked=receipt_money(settled.paid.amount_micros, settled.paid.currency),
+            credit=receipt_money(settled.credit_micros, order.account_currency),
             balance=await self._find_balance(order),
             refresh_seconds=REFRESH_SECONDS if waits else None,
             page_url=order.page_url if order.state == "pending" else None,
@@ -109,6 +124,10 @@ class PagesApi:
             logger.warning("page.balance_unreachable", error=str(fault)[:300])
             return None
         return None if balance_micros is None else receipt_money(balance_micros, order.account_currency)
+
+
+def _say_unknown() -> HTMLResponse:
+    return _say("Unknown order", "There is no such order here.", status=404)
 
 
 def _say(title: str, text: str, *, status: int) -> HTMLResponse:

@@ -5,14 +5,13 @@ from collections.abc import Callable
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
 
-from services.payment.app.inbox import Inbox, Received
+from services.payment.app.inbox import PROBLEMS, Inbox, Received
 from services.payment.metrics import WEBHOOKS
-from services.payment.providers import BadSignature, Notice, Unreadable
+from services.payment.providers import BadSignature, Notice
 from shared.clock import Clock
-from shared.db import TRANSIENT
-from shared.errors import TransientFault
 from shared.http import problem
 from shared.log import get_logger
+from shared.set_aside import describe_error
 
 logger = get_logger(__name__)
 
@@ -42,7 +41,10 @@ class WebhookApi:
         add("/vnpay", self.vnpay, methods=["GET"])
 
     async def stripe(self, request: Request) -> JSONResponse:
-        """A Stripe event, signed over its raw body. 5xx asks Stripe to send it again."""
+        """A Stripe event, signed over its raw body. 5xx asks Stripe to send it again.
+
+        What can't be read or applied is kept, so Stripe need not send it again.
+        """
         body = await request.body()
         try:
             notice = self._read_stripe(body, request.headers.get("stripe-signature", ""), self._clock.now_us())
@@ -55,28 +57,29 @@ class WebhookApi:
         return JSONResponse({"received": True, "outcome": received.outcome})
 
     async def vnpay(self, request: Request) -> JSONResponse:
-        """VNPay's IPN: always HTTP 200; the code says whether it is to be sent again."""
-        query = request.url.query
+        """VNPay's IPN: always HTTP 200, whatever happens; the code says whether it is to be sent again."""
+        try:
+            return _answer(await self._take_ipn(request.url.query))
+        except Exception as error:
+            logger.exception("ipn.fault", error=describe_error(error))
+            return _answer(UNKNOWN_ERROR)
+
+    async def _take_ipn(self, query: str) -> tuple[str, str]:
         try:
             notice = self._read_vnpay(query)
         except BadSignature:
             WEBHOOKS.labels("vnpay", "bad signature").inc()
-            return _answer(INVALID_SIGNATURE)
-        except Unreadable as error:
-            logger.warning("ipn.unreadable", detail=error.detail)
-            return _answer(UNKNOWN_ERROR)
-        if notice.order_id is None:
-            return _answer(NOT_FOUND)
-        try:
-            received = await self._inbox.receive("vnpay", notice, query.encode())
-        except (*TRANSIENT, TransientFault) as error:
-            logger.warning("ipn.fault", error=repr(error)[:500])
-            return _answer(UNKNOWN_ERROR)
-        return _answer(vnpay_answer(received))
+            return INVALID_SIGNATURE
+        if notice.problem is None and notice.order_id is None:
+            WEBHOOKS.labels("vnpay", "unknown").inc()
+            return NOT_FOUND
+        return vnpay_answer(await self._inbox.receive("vnpay", notice, query.encode()))
 
 
 def vnpay_answer(received: Received) -> tuple[str, str]:
     """VNPay's code for what became of an IPN: "02" only where this very result was applied before."""
+    if received.outcome in PROBLEMS:
+        return UNKNOWN_ERROR
     if received.outcome == "unknown":
         return NOT_FOUND
     if received.outcome == "mismatched":

@@ -38,6 +38,18 @@ LOOP_CONNECTIONS = 4
 # Webhooks come one by one: looking for each at once would cost more than all the rest.
 RELAY_LINGER_SECONDS = 0.2
 CREDITS_LINGER_SECONDS = 0.3
+# Loops whose failure leaves the process ready: what is received and answered does not hang on them.
+OWN_LOOPS = (
+    "attempts",
+    "registrations",
+    "reconciliation",
+    "auto-top-up",
+    "sweep",
+    "upkeep",
+    "refunds",
+    "inbox",
+    "receipts",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +121,8 @@ def _supervise(
     def readiness() -> dict[str, str]:
         problems = supervisor.problems()
         # Balance or a provider out of reach holds back new orders, not what was paid.
-        for name in ("attempts", "registrations", "reconciliation", "auto-top-up", "sweep"):
+        # What payment does by itself must not keep providers and customers out either.
+        for name in OWN_LOOPS:
             problems.pop(name, None)
         if not consumer.assigned.is_set():
             problems["consumer"] = problems.get("consumer", "has no partitions yet")
@@ -126,6 +139,8 @@ def _supervise(
             "attempts": service.upkeep.run_attempts,
             "registrations": registrations.run,
             "upkeep": service.upkeep.run_slow,
+            "refunds": service.refunds.run,
+            "inbox": service.inbox.run,
             "reconciliation": service.reconciler.run,
             "receipts": service.receipts.run,
             "auto-top-up": service.auto_top_ups.run,
@@ -139,7 +154,7 @@ def _supervise(
 def include_routes(api: FastAPI, service: Service, edges: Edges) -> None:
     """Everything that payment answers, but for its dead letters."""
     api.include_router(PaymentApi(service.rates, service.topups).router)
-    api.include_router(OperatorApi(service.rates, service.settlement, service.refunds).router)
+    api.include_router(OperatorApi(service.rates, service.settlement, service.refunds, service.inbox).router)
     api.include_router(OpenPaymentsApi(service.pool, service.clock).router)
     api.include_router(ReconciliationApi(service.clock, service.reconciler).router)
     api.include_router(AutoTopUpApi(service.auto_top_ups).router)

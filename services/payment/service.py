@@ -15,7 +15,9 @@ from services.payment.app.settlement import Settlement
 from services.payment.app.topups import TopUps
 from services.payment.app.upkeep import Upkeep
 from services.payment.balance_client import BalanceClient
-from services.payment.providers import Provider, ProviderName
+from services.payment.providers import Notice, Provider, ProviderName
+from services.payment.providers.stripe import read_event
+from services.payment.providers.vnpay import read_verified
 from services.payment.settings import PaymentSettings
 from shared.clock import Clock
 from shared.db import Pool
@@ -41,6 +43,11 @@ class Service:
     auto_top_ups: AutoTopUps
 
 
+def read_kept(provider: ProviderName, body: bytes, received_at_us: int) -> Notice:
+    """An event of the inbox as a notice; it was verified when it came."""
+    return read_event(body) if provider == "stripe" else read_verified(body.decode(), received_at_us)
+
+
 def wire_service(
     pool: Pool,
     clock: Clock,
@@ -60,11 +67,11 @@ def wire_service(
         rates=rates,
         applier=applier,
         topups=topups,
-        inbox=Inbox(pool, clock, applier, shared.regions, settings.unknown_order_seconds),
+        inbox=Inbox(pool, clock, applier, shared.regions, settings.unknown_order_seconds, read_kept),
         refunds=refunds,
         settlement=Settlement(rates, applier, refunds),
         credits=credits_,
-        upkeep=Upkeep(pool, clock, balance, refunds, settings),
+        upkeep=Upkeep(pool, clock, balance, settings),
         reconciler=Reconciler(pool, clock, providers, balance, applier, credits_),
         receipts=Receipts(pool, clock, settings.seller),
         auto_top_ups=AutoTopUps(topups, balance, providers, applier),

@@ -18,6 +18,7 @@ from services.payment.providers import (
     SavedCharge,
 )
 from services.payment.rules.facts import Fact, Refunded
+from shared.clock import HOUR_US
 from shared.errors import TransientFault
 from shared.http import problem
 
@@ -34,6 +35,7 @@ class FakeProvider:
     answers: dict[str, Fact] = field(default_factory=dict)
     events: list[tuple[int, bytes]] = field(default_factory=list)
     expired: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
 
     def _check(self) -> None:
         if self.down:
@@ -56,6 +58,20 @@ class FakeProvider:
         if refund.request_id in self.answers:
             return self.answers[refund.request_id]
         return Refunded(refund.payment_id, f"{self.name}:re_{refund.request_id}", refund.money, "pending")
+
+    async def find_refund(self, refund: RefundOrder) -> Fact | None:
+        self._check()
+        self.asked.append(refund.request_id)
+        return await self.refund(refund) if refund.request_id in self.refunds else None
+
+    async def find_charge(self, charge: SavedCharge, since_us: int) -> Fact | NeedsCustomer | None:
+        """No charge of a saved card ever happened here."""
+        self._check()
+        self.asked.append(f"{charge.request_id} since {since_us}")
+        return None
+
+    def remembers(self, sent_at_us: int, now_us: int) -> bool:
+        return now_us - sent_at_us < 23 * HOUR_US
 
     async def charge_saved(self, charge: SavedCharge) -> Fact | NeedsCustomer:
         self._check()

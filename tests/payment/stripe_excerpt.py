@@ -18,6 +18,7 @@ ENDPOINTS = (
     "GET /v1/checkout/sessions/{session}",
     "POST /v1/checkout/sessions/{session}/expire",
     "POST /v1/payment_intents",
+    "GET /v1/payment_intents",
     "GET /v1/payment_intents/{intent}",
     "POST /v1/refunds",
     "GET /v1/refunds",

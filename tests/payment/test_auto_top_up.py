@@ -9,7 +9,9 @@ from services.payment.app.auto_top_up import Consent
 from services.payment.providers import NeedsCustomer, SavedCharge
 from services.payment.rules.auto_top_up import AutoTopUp
 from services.payment.rules.facts import Attempted, Declined, Fact, Paid, SavedCard
-from shared.clock import HOUR_US
+from services.payment.store.auto_top_ups import suspend
+from shared.clock import HOUR_US, MINUTE_US
+from shared.db import transaction
 from shared.errors import Refusal, TransientFault
 from tests.payment.shop import START_US, Shop, paid, vnd
 
@@ -27,9 +29,14 @@ class Bank:
     charges: list[SavedCharge] = field(default_factory=list)
     captured: dict[str, str] = field(default_factory=dict)
     down: int = 0
+    lost: bool = False
+    silent: int = 0
+    questions: int = 0
 
     async def charge(self, charge: SavedCharge) -> Fact | NeedsCustomer:
         self.charges.append(charge)
+        if self.lost:
+            raise TransientFault("the request was lost")
         if self.says == "paid":
             self.captured.setdefault(charge.request_id, f"stripe:pi_auto_{len(self.captured)}")
         if self.down:
@@ -41,6 +48,19 @@ class Bank:
             return NeedsCustomer(charge.order_id, "pi_wait", "authentication_required")
         if self.says == "processing":
             return Attempted(charge.order_id, "processing")
+        return self._paid(charge)
+
+    async def find(self, charge: SavedCharge, _since_us: int) -> Fact | None:
+        """What became of a charge: captured, being processed, or never heard of."""
+        self.questions += 1
+        if self.silent:
+            self.silent -= 1
+            raise TransientFault("out of reach")
+        if charge.request_id in self.captured:
+            return self._paid(charge)
+        return Attempted(charge.order_id, "processing") if self.says == "processing" else None
+
+    def _paid(self, charge: SavedCharge) -> Paid:
         return Paid(charge.order_id, self.captured[charge.request_id], charge.money, START_US, None, "pi")
 
 
@@ -49,6 +69,7 @@ async def bank(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Bank:
     """A bank, and a customer with a saved card who agreed."""
     made = Bank()
     monkeypatch.setattr(shop.stripe, "charge_saved", made.charge)
+    monkeypatch.setattr(shop.stripe, "find_charge", made.find)
     order = await shop.order()
     await shop.apply(paid(order, "stripe:pi_first"))
     # The session told of the payment first; the intent, which names the card, comes after.
@@ -96,14 +117,23 @@ async def test_a_balance_at_the_threshold_and_an_ended_agreement_are_left_alone(
     assert await shop.service.auto_top_ups.charge_due() == 0
 
 
-async def test_a_lost_answer_is_asked_for_again_under_the_same_key_and_is_one_credit(shop: Shop, bank: Bank) -> None:
-    bank.down = 2
+def wait(shop: Shop, minutes: int = 2) -> None:
+    shop.clock.set(shop.clock.now_us() + minutes * MINUTE_US)
+
+
+async def test_a_lost_answer_is_asked_for_and_is_one_charge_and_one_credit(shop: Shop, bank: Bank) -> None:
+    bank.down = 1
     assert await shop.service.auto_top_ups.charge_due() == 0
     assert await attempts(shop) == [(300_000, "open")]
     assert await shop.service.auto_top_ups.charge_due() == 0
-    assert await shop.service.auto_top_ups.resume() == 0
-    assert await shop.service.auto_top_ups.resume() == 1
-    assert len({charge.request_id for charge in bank.charges}) == 1
+    # Whoever sent it may still be at it.
+    assert (await shop.service.auto_top_ups.resume(), bank.questions) == (0, 0)
+    bank.silent = 1
+    wait(shop)
+    assert (await shop.service.auto_top_ups.resume(), bank.questions) == (0, 1)
+    wait(shop)
+    assert (await shop.service.auto_top_ups.resume(), bank.questions) == (1, 2)
+    assert len(bank.charges) == 1
     assert len(bank.captured) == 1
     # Its webhook comes too.
     [charge] = {charge.order_id: charge for charge in bank.charges}.values()
@@ -118,7 +148,9 @@ async def test_no_registration_no_charge(shop: Shop, bank: Bank) -> None:
     assert await shop.service.auto_top_ups.charge_due() == 0
     assert (await attempts(shop), bank.charges) == ([(300_000, "open")], [])
     shop.balance.refuses = False
+    wait(shop)
     assert await shop.service.auto_top_ups.resume() == 1
+    assert await attempts(shop) == [(300_000, "paid")]
 
 
 async def test_repeated_declines_suspend_and_are_told_once(shop: Shop, bank: Bank) -> None:
@@ -145,8 +177,9 @@ async def test_a_bank_that_wants_the_customer_suspends_and_leads_to_a_page(shop:
     assert await attempts(shop) == [(300_000, "needs_customer")]
     [suspended] = [event for event in await shop.events() if event["type"] == "auto_top_up.suspended"]
     assert suspended["data"]["reason"] == "authentication_required"
-    order_id = suspended["data"]["action_url"].rpartition("/orders/")[2]
-    order = await shop.service.topups.load(order_id)
+    token = suspended["data"]["action_url"].rpartition("/orders/")[2]
+    order = await shop.service.topups.find_page(token)
+    assert order is not None
     assert (order.state, order.amount_micros, order.save_card) == ("pending", 300_000 * UNIT, True)
     assert order.page_url is not None
 
@@ -165,3 +198,138 @@ async def test_consent_is_kept_word_by_word(shop: Shop, bank: Bank) -> None:
     assert bank.charges == []
     rows = await shop.rows("select consent, actor from auto_top_up_consent")
     assert rows == [(CONSENT.text, CONSENT.actor)]
+
+
+# Decided again when it is carried out (finding: payment A1)
+
+
+async def test_nothing_is_charged_after_the_consent_was_withdrawn(shop: Shop, bank: Bank) -> None:
+    """Stripe is out when it is decided; the customer withdraws; Stripe is back."""
+    bank.lost = True
+    await shop.service.auto_top_ups.charge_due()
+    assert await attempts(shop) == [(300_000, "open")]
+    await shop.service.auto_top_ups.end("vn", "acme")
+    bank.lost = False
+    for _ in range(3):
+        wait(shop)
+        await shop.service.auto_top_ups.resume()
+    assert bank.captured == {}
+    assert await attempts(shop) == [(300_000, "withdrawn")]
+    order = await shop.service.topups.load(bank.charges[0].order_id)
+    assert order.state == "failed"
+    assert (await shop.told())[-1] == f"failed/{order.order_id}"
+
+
+async def test_what_was_never_sent_ends_with_the_consent(shop: Shop, bank: Bank) -> None:
+    shop.balance.refuses = True
+    await shop.service.auto_top_ups.charge_due()
+    assert (await attempts(shop), bank.charges) == ([(300_000, "open")], [])
+    await shop.service.auto_top_ups.end("vn", "acme")
+    assert await attempts(shop) == [(300_000, "withdrawn")]
+
+
+async def test_a_new_agreement_is_charged_by_its_own_terms_alone(shop: Shop, bank: Bank) -> None:
+    """While Stripe is out a big credit comes, and the customer agrees to much less."""
+    bank.lost = True
+    await shop.service.auto_top_ups.charge_due()
+    shop.balance.balance_micros = 100_000_000 * UNIT
+    small = AutoTopUp(20_000 * UNIT, 40_000 * UNIT, 40_000 * UNIT, 40_000 * UNIT)
+    await shop.service.auto_top_ups.agree("vn", "acme", small, CONSENT)
+    bank.lost = False
+    wait(shop)
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert bank.captured == {}
+    # What the customer agreed to is still in force: no hour and no cap was used up by what was never charged.
+    shop.balance.balance_micros = 0
+    assert await shop.service.auto_top_ups.charge_due() == 1
+    assert await attempts(shop) == [(300_000, "withdrawn"), (40_000, "paid")]
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"),
+    [("the balance recovers", "balance"), ("the hour passes", "too old"), ("it is suspended", "suspended")],
+)
+async def test_what_is_no_longer_asked_for_is_not_charged(shop: Shop, bank: Bank, happens: str, reason: str) -> None:
+    bank.lost = True
+    await shop.service.auto_top_ups.charge_due()
+    bank.lost = False
+    if happens == "the balance recovers":
+        shop.balance.balance_micros = 100_000 * UNIT
+    elif happens == "it is suspended":
+        async with transaction(shop.service.pool) as connection:
+            await suspend(connection, "vn", "acme", "declined", START_US)
+    wait(shop, 61 if happens == "the hour passes" else 2)
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert bank.captured == {}
+    assert await shop.rows("select state, reason from auto_top_up_attempt") == [("withdrawn", reason)]
+
+
+async def test_a_charge_that_happened_is_credited_though_the_consent_is_gone(shop: Shop, bank: Bank) -> None:
+    bank.down = 1
+    await shop.service.auto_top_ups.charge_due()
+    await shop.service.auto_top_ups.end("vn", "acme")
+    wait(shop, 25 * 60)
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert await attempts(shop) == [(300_000, "paid")]
+    assert (len(bank.charges), (await shop.told())[-1]) == (1, "captured/stripe:pi_auto_0")
+
+
+async def test_a_lost_charge_is_sent_again_while_it_is_asked_for(shop: Shop, bank: Bank) -> None:
+    bank.lost = True
+    await shop.service.auto_top_ups.charge_due()
+    bank.lost = False
+    wait(shop)
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert (await attempts(shop), bank.questions, len(bank.charges)) == ([(300_000, "paid")], 1, 2)
+
+
+async def test_reconciliation_leaves_a_charge_of_open_outcome_to_its_attempt(shop: Shop, bank: Bank) -> None:
+    bank.down = 1
+    await shop.service.auto_top_ups.charge_due()
+    wait(shop, 25 * 60)
+    await shop.service.reconciler.reconcile_all(0, None, None)
+    order = await shop.service.topups.load(bank.charges[0].order_id)
+    assert order.state == "pending"
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert (await shop.service.topups.load(order.order_id)).state == "paid"
+
+
+async def test_one_account_that_cannot_be_done_does_not_stand_before_the_others(
+    shop: Shop, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tenant in ("alpha", "zulu"):
+        order = await shop.order(tenant_id=tenant)
+        await shop.apply(paid(order, f"stripe:pi_{tenant}", saved_card=CARD))
+        await shop.service.auto_top_ups.agree("vn", tenant, TERMS, CONSENT)
+
+    async def charge(wanted: SavedCharge) -> Fact | NeedsCustomer:
+        if wanted.tenant_id == "acme":
+            raise ValueError("an answer that nobody foresaw")
+        return await bank.charge(wanted)
+
+    monkeypatch.setattr(shop.stripe, "charge_saved", charge)
+    assert await shop.service.auto_top_ups.charge_due() == 2
+    assert await shop.rows("select kind, item, attempts from set_aside") == [("auto-top-up", "vn/acme", 1)]
+    assert await shop.service.auto_top_ups.resume() == 0
+    monkeypatch.setattr(shop.stripe, "charge_saved", bank.charge)
+    wait(shop)
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert await shop.rows("select count(*) from set_aside") == [(0,)]
+
+
+async def test_many_open_outcomes_do_not_stand_before_a_new_one(
+    shop: Shop, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.payment.app.auto_top_up.BATCH", 1)
+    bank.says = "processing"
+    await shop.service.auto_top_ups.charge_due()
+    order = await shop.order(tenant_id="zulu")
+    await shop.apply(paid(order, "stripe:pi_zulu", saved_card=CARD))
+    await shop.service.auto_top_ups.agree("vn", "zulu", TERMS, CONSENT)
+    bank.lost = True
+    await shop.service.auto_top_ups.charge_due()
+    bank.lost, bank.says = False, "paid"
+    bank.captured.clear()
+    wait(shop)
+    assert await shop.service.auto_top_ups.resume() == 2

@@ -6,6 +6,7 @@ import pytest
 
 from services.payment.rules.facts import Declined, Expired, Money, Paid, Refunded
 from shared.clock import MINUTE_US, SECOND_US
+from shared.errors import TransientFault
 from tests.payment.shop import START_US, Shop, paid, vnd
 
 
@@ -108,10 +109,10 @@ async def test_a_failed_effect_is_not_marked_as_seen(shop: Shop, monkeypatch: py
     with monkeypatch.context() as patch:
 
         async def fail(*_arguments: object) -> None:
-            raise RuntimeError("the outbox is full")
+            raise TransientFault("the outbox is full")
 
         patch.setattr("services.payment.app.facts.append_messages", fail)
-        with pytest.raises(RuntimeError):
+        with pytest.raises(TransientFault):
             await shop.receive("evt_1", paid(order), order=order)
     assert await shop.rows("select count(*) from inbox") == [(0,)]
     assert await shop.state(order) == "pending"

@@ -13,7 +13,7 @@ from services.payment.api import PaymentApi
 from services.payment.api_operators import OperatorApi
 from services.payment.api_webhooks import WebhookApi, vnpay_answer
 from services.payment.app.inbox import Received
-from services.payment.providers import BadSignature, Notice, Unreadable
+from services.payment.providers import BadSignature, Notice, unreadable_id
 from services.payment.rules.facts import Declined, Disputed, Paid, Refunded
 from shared.clock import MINUTE_US
 from shared.http import create_api
@@ -32,7 +32,7 @@ class Desk:
         api = create_api("payment", readiness=dict)
         service = shop.service
         api.include_router(PaymentApi(service.rates, service.topups).router)
-        api.include_router(OperatorApi(service.rates, service.settlement, service.refunds).router)
+        api.include_router(OperatorApi(service.rates, service.settlement, service.refunds, service.inbox).router)
         webhooks = WebhookApi(shop.clock, service.inbox, lambda body, sign, _now: self._read(body, sign), self._read)
         api.include_router(webhooks.router)
         self.client = httpx.AsyncClient(
@@ -44,7 +44,7 @@ class Desk:
         if signature != "signed" or name == "forged":
             raise BadSignature("nobody signed this")
         if name not in self.notices:
-            raise Unreadable("it says nothing")
+            return Notice(unreadable_id(name.encode()), "unknown", None, None, (), problem="it says nothing")
         return self.notices[name]
 
     async def stripe(self, name: str, signature: str = "signed") -> httpx.Response:
@@ -147,7 +147,8 @@ async def test_rates_and_quotes(desk: Desk) -> None:
 async def test_stripe_is_answered_as_it_understands(desk: Desk) -> None:
     order = await desk.shop.order()
     assert (await desk.stripe("paid", "forged")).status_code == 400
-    assert (await desk.stripe("says nothing")).status_code == 400
+    answer = await desk.stripe("says nothing")
+    assert (answer.status_code, answer.json()) == (200, {"received": True, "outcome": "unreadable"})
     notice = Notice("evt_1", "checkout.session.completed", "vn", order.order_id, (paid(order),))
     desk.notices["paid"] = notice
     answer = await desk.stripe("paid")

@@ -1,15 +1,23 @@
 """What a customer sees after paying, and the receipts that are issued: numbered without a gap, one per payment."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
+from datetime import date
 
 import httpx
 import pytest
 
+from services.payment.api import CSV_COLUMNS, csv_rows
 from services.payment.api_pages import PagesApi
+from services.payment.app.settlement import SettlementWish
 from services.payment.providers import BadSignature, Notice
-from services.payment.rules.facts import Payer, Refunded
+from services.payment.rules.conversion import Rate, parse_rate
+from services.payment.rules.facts import Money, Payer, Refunded
+from services.payment.rules.receipts import Receipt
+from services.payment.store.history import load_history
 from shared.clock import parse_instant
+from shared.db import transaction
 from shared.http import create_api
 from tests.payment.shop import Shop, paid, vnd
 
@@ -32,14 +40,14 @@ async def test_the_return_page_shows_the_order_and_the_balance_until_it_is_credi
     shop: Shop, browser: httpx.AsyncClient
 ) -> None:
     order = await shop.order()
-    page = await browser.get("/return/stripe", params={"order": order.order_id})
+    page = await browser.get("/return/stripe", params={"order": order.page_token})
     assert page.status_code == 200
     assert "Waiting for your payment" in page.text
     assert 'http-equiv="refresh" content="1"' in page.text
     assert "250,000 VND" in page.text
     assert "default-src 'none'" in page.headers["content-security-policy"]
     await shop.apply(paid(order))
-    assert "Payment received" in (await browser.get(f"/orders/{order.order_id}")).text
+    assert "Payment received" in (await browser.get(f"/orders/{order.page_token}")).text
     await shop.acknowledge("stripe:pi_1")
     shop.balance.balance_micros = 260_000_000_000
     page = await browser.get("/return/vnpay?signed=" + order.order_id)
@@ -57,7 +65,7 @@ async def test_a_return_that_nobody_signed_shows_nothing_and_an_order_that_is_no
     page = await browser.get("/return/stripe", params={"order": "<script>x</script>"})
     assert (page.status_code, "<script>" in page.text) == (404, False)
     shop.balance.down = True
-    page = await browser.get(f"/orders/{order.order_id}")
+    page = await browser.get(f"/orders/{order.page_token}")
     assert (page.status_code, "Balance now" in page.text) == (200, False)
 
 
@@ -90,3 +98,78 @@ async def test_a_receipt_names_the_payer_escaped_and_what_went_back(shop: Shop, 
     document = await browser.get("/v1/receipts/VN-2027-000001.pdf")
     assert (document.headers["content-type"], document.content[:5]) == ("application/pdf", b"%PDF-")
     assert (await browser.get("/v1/receipts/VN-2027-000002")).status_code == 404
+
+
+async def test_only_the_random_token_shows_an_order(shop: Shop, browser: httpx.AsyncClient) -> None:
+    """Finding: payment A6. An order's id can be worked out from its tenant and key; the token can't."""
+    orders = [await shop.order() for _ in range(3)]
+    assert len({order.page_token for order in orders}) == 3
+    shop.balance.balance_micros = 123_000_000
+    for path in ("/orders/", "/return/stripe?order="):
+        page = await browser.get(path + orders[0].order_id)
+        assert (page.status_code, "123" in page.text, "acme" in page.text) == (404, False, False)
+        page = await browser.get(path + orders[0].page_token)
+        assert (page.status_code, "123 VND" in page.text) == (200, True)
+    assert shop.stripe.opened[0].page_token == orders[0].page_token
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/orders/%00",
+        "/orders/" + "0" * 31 + "%00",
+        "/return/stripe?order=%00",
+        "/return/stripe?order=" + "x" * 200,
+        "/return/vnpay?signed=%00",
+        "/v1/receipts/%00",
+        "/v1/receipts/%00.pdf",
+        "/v1/receipts/" + "x" * 300,
+    ],
+)
+async def test_no_address_is_an_error_of_ours(browser: httpx.AsyncClient, path: str) -> None:
+    """Finding: payment A12."""
+    assert 400 <= (await browser.get(path)).status_code < 500
+
+
+async def test_what_a_person_settled_is_shown_as_it_was_settled(shop: Shop, browser: httpx.AsyncClient) -> None:
+    """Finding: payment A8. 10 dollars were quoted as 300,000 dong; 12 came, and 100,000 dong were credited."""
+    rates = shop.service.rates
+    await rates.publish(Rate("USD", "VND", parse_rate("30000"), date(2027, 1, 15)), "treasury")
+    quote = await rates.quote("vn", Money(10_000_000, "USD"))
+    order = await shop.order("10.00", currency="USD", quote_id=quote.quote_id)
+    await shop.apply(paid(order, money=Money(12_000_000, "USD")))
+    [(item_id,)] = await shop.rows("select item_id from queue_item")
+    await shop.service.settlement.settle(item_id, SettlementWish("credit", "agreed", "kim", 100_000_000_000))
+    await shop.acknowledge("stripe:pi_1")
+    await shop.service.receipts.issue()
+    receipt = (await browser.get("/v1/receipts/VN-2027-000001")).text
+    assert ("12.00 USD" in receipt, "100,000 VND" in receipt, "Exchange rate" in receipt) == (True, True, False)
+    page = (await browser.get(f"/orders/{order.page_token}")).text
+    assert ("12.00 USD" in page, "100,000 VND" in page, "300,000" in page) == (True, True, False)
+    async with transaction(shop.service.pool) as connection:
+        [entry] = await load_history(connection, "vn", "acme", None, 10)
+    asked, settled = csv_rows(entry)
+    assert [row[CSV_COLUMNS.index("rate")] for row in (asked, settled)] == ["30000", None]
+    assert settled[CSV_COLUMNS.index("credit_micros")] == 100_000_000_000
+
+
+async def test_webhooks_do_not_wait_for_receipts(
+    shop: Shop, browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Finding: payment A7."""
+    await shop.apply(paid(await shop.order()))
+    await shop.acknowledge("stripe:pi_1")
+    await shop.service.receipts.issue()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def write(_receipt: Receipt) -> bytes:
+        begun.set()
+        assert go_on.wait(30)
+        return b"%PDF-"
+
+    monkeypatch.setattr("services.payment.api_pages.write_pdf", write)
+    document = asyncio.create_task(browser.get("/v1/receipts/VN-2027-000001.pdf"))
+    await asyncio.to_thread(begun.wait, 30)
+    assert (await browser.get("/healthz")).status_code == 200
+    go_on.set()
+    assert (await document).content == b"%PDF-"

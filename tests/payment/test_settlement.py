@@ -164,6 +164,7 @@ async def test_a_refund_without_an_answer_stays_and_is_sent_again_by_itself(shop
     shop.clock.set(shop.clock.now_us() + 2 * MINUTE_US)
     assert await shop.service.refunds.resume() == 0
     shop.stripe.down = False
+    shop.clock.set(shop.clock.now_us() + 2 * MINUTE_US)
     assert await shop.service.refunds.resume() == 1
     assert await shop.service.refunds.resume() == 0
     assert (await shop.service.refunds.refund(wish)).refund_id is not None

@@ -17,6 +17,7 @@ from services.payment.providers import (
     ProviderRefusal,
     RefundOrder,
     SavedCharge,
+    UnreadableAnswer,
 )
 from services.payment.providers.stripe import StripeProvider, open_stripe, read_event
 from services.payment.rules.currencies import STRIPE_UNITS, from_stripe_units
@@ -61,6 +62,7 @@ CHARGE = "POST /v1/payment_intents"
 READ_INTENT = "GET /v1/payment_intents/{intent}"
 REFUND = "POST /v1/refunds"
 REFUNDS = "GET /v1/refunds"
+INTENTS = "GET /v1/payment_intents"
 DISPUTES = "GET /v1/disputes"
 EVENTS = "GET /v1/events"
 
@@ -74,6 +76,7 @@ ORDER = PageOrder(
     created_at_us=CREATED_US,
     expires_at_us=CREATED_US + 3600 * SECOND_US,
     return_url="https://pay.example.com",
+    page_token="a1b2",
     payer_ip="203.0.113.9",
 )
 ASKED = AskedOrder("order-1", "vn", "acme", USD50, CREATED_US, "cs_test_1")
@@ -125,8 +128,8 @@ async def test_a_page_is_a_checkout_session(provider: StripeProvider, api: Strip
             # Both: events about the intent carry the intent's metadata, not the session's.
             "metadata": MARKS,
             "payment_intent_data": {"metadata": MARKS},
-            "success_url": "https://pay.example.com/return/stripe?order=order-1&session_id={CHECKOUT_SESSION_ID}",
-            "cancel_url": "https://pay.example.com/orders/order-1",
+            "success_url": "https://pay.example.com/return/stripe?order=a1b2&session_id={CHECKOUT_SESSION_ID}",
+            "cancel_url": "https://pay.example.com/orders/a1b2",
             "expires_at": "1795510800",
             "adaptive_pricing": {"enabled": "false"},
         }
@@ -311,7 +314,7 @@ async def test_an_order_without_page_and_payment_is_not_asked_about(provider: St
 
 async def test_an_unreadable_answer_is_no_fact(provider: StripeProvider, api: StripeApi) -> None:
     api.lay(READ_SESSION, PAID_SESSION | {"currency": "zzz"})
-    with pytest.raises(TransientFault):
+    with pytest.raises(UnreadableAnswer):
         await provider.look_up(ASKED)
 
 
@@ -330,10 +333,73 @@ async def test_a_refund_is_sent(provider: StripeProvider, api: StripeApi, change
         {
             "payment_intent": "pi_1",
             "amount": "2000",
-            "metadata": {"tollkeeper_region": "vn", "tollkeeper_order_id": "order-1"},
+            "metadata": {
+                "tollkeeper_region": "vn",
+                "tollkeeper_order_id": "order-1",
+                "tollkeeper_request_id": "5f" * 16,
+            },
         }
     ]
     assert api.keys() == [f"refund-{'5f' * 16}"]
+
+
+async def test_a_lost_refund_is_found_by_our_request_s_mark(provider: StripeProvider, api: StripeApi) -> None:
+    ours = refund(id="re_2", metadata={"tollkeeper_request_id": "5f" * 16})
+    api.lay(REFUNDS, listed(refund(id="re_9"), has_more=True), listed(refund(id="re_8"), ours))
+    found = await provider.find_refund(REFUND_ORDER)
+    assert found == Refunded("stripe:pi_1", "stripe:re_2", Money(20_000_000, "USD"), "succeeded")
+    assert [form.get("starting_after") for form in api.sent(REFUNDS)] == [None, "re_9"]
+    api.lay(REFUNDS, listed(refund(id="re_9")))
+    assert await provider.find_refund(REFUND_ORDER) is None
+
+
+@pytest.mark.parametrize(
+    ("intents", "outcome"),
+    [
+        ([], None),
+        ([intent(id="pi_other", metadata={"tollkeeper_order_id": "order-2"})], None),
+        ([intent(metadata=MARKS)], Paid("order-1", "stripe:pi_1", USD50, CREATED_US, None, "pi_1")),
+        ([intent(metadata=MARKS, status="processing")], Attempted("order-1", "processing")),
+        (
+            [
+                intent(
+                    id="pi_2",
+                    metadata=MARKS | {"tollkeeper_kind": "saved"},
+                    status="requires_payment_method",
+                    last_payment_error={"code": "authentication_required"},
+                )
+            ],
+            NeedsCustomer("order-1", "pi_2", "authentication_required"),
+        ),
+        (
+            [
+                intent(
+                    metadata=MARKS | {"tollkeeper_kind": "saved"},
+                    status="requires_payment_method",
+                    last_payment_error={"code": "card_declined"},
+                )
+            ],
+            Declined("order-1", "card_declined", final=True),
+        ),
+        # Money counts, whatever else was tried for the order.
+        (
+            [intent(id="pi_9", metadata=MARKS, status="canceled"), intent(metadata=MARKS)],
+            Paid("order-1", "stripe:pi_1", USD50, CREATED_US, None, "pi_1"),
+        ),
+    ],
+)
+async def test_a_lost_charge_is_found_by_its_order_s_mark(
+    provider: StripeProvider, api: StripeApi, intents: list[Answer], outcome: Fact | NeedsCustomer | None
+) -> None:
+    api.lay(INTENTS, listed(*intents))
+    assert await provider.find_charge(SAVED, CREATED_US) == outcome
+    [asked] = api.sent(INTENTS)
+    assert (asked["customer"], asked["created"]) == ("cus_1", {"gte": str(CREATED_US // SECOND_US - 300)})
+
+
+def test_a_key_is_remembered_for_a_day(provider: StripeProvider) -> None:
+    assert provider.remembers(CREATED_US, CREATED_US + 22 * 3600 * SECOND_US)
+    assert not provider.remembers(CREATED_US, CREATED_US + 24 * 3600 * SECOND_US)
 
 
 async def test_a_refund_that_stripe_refuses_is_no_fact(provider: StripeProvider, api: StripeApi) -> None:
@@ -341,7 +407,7 @@ async def test_a_refund_that_stripe_refuses_is_no_fact(provider: StripeProvider,
     with pytest.raises(ProviderRefusal, match="charge_already_refunded"):
         await provider.refund(REFUND_ORDER)
     api.lay(REFUND, refund(payment_intent=None))
-    with pytest.raises(TransientFault):
+    with pytest.raises(UnreadableAnswer):
         await provider.refund(REFUND_ORDER)
 
 
@@ -380,11 +446,13 @@ async def test_a_saved_card_is_charged(
 
 
 async def test_an_unclear_charge_is_neither_paid_nor_declined(provider: StripeProvider, api: StripeApi) -> None:
-    unclear = (error(500, "api_error"), error(401, "x"), intent(status="requires_capture"), intent(currency="zzz"))
-    for answer in unclear:
+    for answer in (error(500, "api_error"), error(401, "x"), intent(status="requires_capture")):
         api.lay(CHARGE, answer)
         with pytest.raises(TransientFault):
             await provider.charge_saved(SAVED)
+    api.lay(CHARGE, intent(currency="zzz"))
+    with pytest.raises(UnreadableAnswer):
+        await provider.charge_saved(SAVED)
 
 
 async def test_a_page_is_closed(provider: StripeProvider, api: StripeApi) -> None:

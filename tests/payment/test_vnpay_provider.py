@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
@@ -103,6 +104,7 @@ def page_order(**changed: str) -> PageOrder:
         CREATED_US,
         CREATED_US + 3600 * SECOND_US,
         "https://pay.example.com",
+        "a1b2",
         changed.get("payer_ip", "203.0.113.9"),
         locale="vi",
         email="an@example.com",
@@ -233,7 +235,7 @@ async def test_a_refund_is_asked_for(provider: VnpayProvider, vnpay: Vnpay, stat
         "vnp_CreateBy": "ops-anna",
         "vnp_CreateDate": "20261124153000",
         "vnp_IpAddr": "127.0.0.1",
-        "vnp_OrderInfo": f"refund-{REFERENCE}",
+        "vnp_OrderInfo": "refund-" + "5f" * 16,
         "vnp_SecureHash": "",
     }
 
@@ -309,3 +311,41 @@ async def test_vnpay_is_offered_only_with_keys() -> None:
     opened = open_vnpay(settings(vnpay_tmn_code="DEMOV210", vnpay_hash_secrets=["s"]), clock)
     assert opened is not None
     await opened.close()
+
+
+REFUNDED_ANSWER = PAID_ANSWER | {"vnp_TransactionType": "03", "vnp_Amount": "2000000", "vnp_TransactionStatus": "05"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_only", "fact"),
+    [
+        (PAID_ANSWER, True, None),
+        ({"vnp_ResponseCode": "91"}, True, None),
+        (REFUNDED_ANSWER, True, Refunded(PAYMENT_ID, f"vnpay:{'5f' * 16}", REFUND.money, "pending")),
+        (
+            REFUNDED_ANSWER | {"vnp_OrderInfo": "refund-" + "5f" * 16},
+            False,
+            Refunded(PAYMENT_ID, f"vnpay:{'5f' * 16}", REFUND.money, "pending"),
+        ),
+    ],
+)
+async def test_a_lost_refund_is_recognised(
+    provider: VnpayProvider, vnpay: Vnpay, answer: Answer, *, is_only: bool, fact: Fact | None
+) -> None:
+    vnpay.lay("querydr", answer)
+    assert await provider.find_refund(replace(REFUND, is_only=is_only)) == fact
+
+
+@pytest.mark.parametrize(("answer", "is_only"), [({"vnp_Amount": "1000000"}, True), ({}, False)])
+async def test_another_refund_may_hide_it_and_a_person_must_look(
+    provider: VnpayProvider, vnpay: Vnpay, answer: Answer, *, is_only: bool
+) -> None:
+    vnpay.lay("querydr", REFUNDED_ANSWER | answer)
+    with pytest.raises(TransientFault, match="look there"):
+        await provider.find_refund(replace(REFUND, is_only=is_only))
+
+
+def test_a_request_is_remembered_for_its_day_in_vietnam(provider: VnpayProvider) -> None:
+    evening = parse_instant("2026-11-24T16:59:00Z")
+    assert provider.remembers(evening - 3600 * SECOND_US, evening)
+    assert not provider.remembers(evening, evening + 120 * SECOND_US)

@@ -23,6 +23,7 @@ from services.payment.settings import PaymentSettings
 from shared.clock import FixedClock
 from shared.consumer import Poll
 from shared.db import ensure_partitions, open_pool, transaction
+from shared.errors import TransientFault
 from shared.http import create_api
 from shared.kafka import Record
 from shared.topics import ACCOUNT_EVENTS
@@ -53,7 +54,7 @@ CRASHES = {
 }
 
 
-class Crash(Exception):
+class Crash(TransientFault):
     """The process ended; only what was committed is left."""
 
 
@@ -118,6 +119,11 @@ class Bank(FakeProvider):
         if order.order_id in self.truths:
             return self.truths[order.order_id].facts
         return [Expired(order.order_id)] if order.order_id in self.expired else []
+
+    async def find_refund(self, refund: RefundOrder) -> Fact | None:
+        self._check()
+        truths = [item for item in self.truths.values() if item.paid.payment_id == refund.payment_id]
+        return truths[0].refunds.get(f"{self.name}:re_{refund.request_id}")
 
     async def refund(self, refund: RefundOrder) -> Fact:
         """Refunds once per request; the rest of a payment is the most that it sends back."""

@@ -252,6 +252,35 @@ def test_automatic_top_up_is_suspended_where_the_bank_asks_for_the_customer(town
     assert town.http.delete(url).status_code == 204
 
 
+@pytest.mark.parametrize("change", ["the consent is withdrawn", "less is agreed to"])
+def test_what_was_decided_during_an_outage_is_decided_again_after_it(town: Town, change: str) -> None:
+    """Finding: payment A1. The card is charged by the agreement in force, or not at all."""
+    tenant = "withdrawer" if change == "the consent is withdrawn" else "changer"
+    town.pay(town.order(tenant, save_card=True))
+    town.wait_balance(tenant, 100_000)
+    url = f"{town.payment}/v1/accounts/vn/{tenant}/auto-top-up"
+    statement = f"select state, reason from auto_top_up_attempt where tenant_id = '{tenant}'"
+    town.control("stripe", "/down", seconds=300, how="503")
+    wait_for(lambda: town.http.put(url, json=AGREEMENT).is_success, what="the saved card is known")
+    wait_for(lambda: town.cluster.query("payment", statement) == [("open", None)], what="an attempt is open")
+    if change == "the consent is withdrawn":
+        assert town.http.delete(url).status_code == 204
+        ended = [("withdrawn", "consent withdrawn")]
+    else:
+        caps = {"daily_cap_micros": 60_000 * 10**6, "monthly_cap_micros": 60_000 * 10**6}
+        small = AGREEMENT | {"threshold_micros": 10_000 * 10**6, "target_micros": 60_000 * 10**6} | caps
+        assert town.http.put(url, json=small).is_success
+        ended = [("withdrawn", "consent withdrawn")]
+    town.control("stripe", "/up")
+    town.move_clock(2 * MINUTE_US)
+    wait_for(
+        lambda: town.cluster.query("payment", statement) == ended,
+        what=lambda: f"{ended}: {town.cluster.query('payment', statement)}\n{town.cluster.logs()}",
+    )
+    assert town.balance(tenant) == 100_000
+    assert [item["amount"] for item in town.truth("stripe") if item["amount"] == 200_000] == [200_000]
+
+
 def test_money_that_comes_after_a_refusal_is_credited(town: Town) -> None:
     order = town.order("after-all", provider="vnpay")
     town.pay(order, "51")

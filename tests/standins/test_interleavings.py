@@ -139,7 +139,7 @@ class Story:
             self._town.control(life.provider, f"/callbacks/{callback['id']}/repeat")
 
     def _return_page(self, life: Life) -> None:
-        self._town.http.get(f"{self._town.payment}/orders/{life.order['order_id']}")
+        self._town.http.get(life.order["order_url"])
 
     def _click_again(self, life: Life) -> None:
         again = self._town.order(life.tenant, provider=life.provider, key=f"{life.tenant}-click")

@@ -54,7 +54,7 @@ async def test_a_lost_answer_to_a_refund_makes_no_second_refund(tmp_path: Path) 
         api_url="http://vnpay/merchant_webapi/api/transaction",
     )
     page = await provider.open_page(
-        PageOrder(ORDER_ID, "vn", "acme", DONG, NOW_US, NOW_US + HOUR_US, "http://pay.test", "203.0.113.9")
+        PageOrder(ORDER_ID, "vn", "acme", DONG, NOW_US, NOW_US + HOUR_US, "http://pay.test", "a1b2", "203.0.113.9")
     )
     assert (await client.get(page.url)).is_success
     await client.post(f"/paymentv2/pay/{page.reference}", data={"code": "00"})

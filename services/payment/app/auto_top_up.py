@@ -1,8 +1,10 @@
 """Automatic top-up: charging a saved card, as the customer agreed, when a balance falls below its threshold."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypedDict
 
 from services.payment.app.facts import Cause, FactApplier
 from services.payment.app.topups import TopUpRequest, TopUps
@@ -16,12 +18,15 @@ from services.payment.rules.auto_top_up import (
     AutoTopUp,
     Charge,
     check_agreement,
+    decide_again,
     decide_attempt,
     decide_suspension,
+    is_too_old,
 )
 from services.payment.rules.currencies import payable_micros
 from services.payment.rules.facts import Declined, Fact, Paid
 from services.payment.store.auto_top_ups import (
+    SET_ASIDE_KIND,
     StoredAgreement,
     StoredAttempt,
     disable,
@@ -29,28 +34,34 @@ from services.payment.store.auto_top_ups import (
     insert_attempt,
     load_active,
     load_agreement,
+    load_attempt,
     load_attempts,
     load_last_attempt_number,
     load_open_attempts,
+    load_open_attempts_of,
     load_saved_card,
     lock_agreement,
+    mark_tried,
     save_agreement,
     suspend,
 )
 from services.payment.store.orders import StoredOrder, load_order, mark_attempted
-from shared.clock import DAY_US
-from shared.db import Connection, transaction
+from shared.clock import DAY_US, SECOND_US
+from shared.db import Connection, is_transient, transaction
 from shared.errors import Refusal, TransientFault
 from shared.ids import content_hash
 from shared.log import get_logger
 from shared.money import format_micros
 from shared.outbox import append_messages
+from shared.set_aside import describe_error, release, set_aside
 
 logger = get_logger(__name__)
 
 PROVIDER: ProviderName = "stripe"
 BATCH = 50
 AT_ONCE = 8
+# How long after a charge was sent, or asked about, its answer may still come; after that the provider is asked.
+ASK_AFTER_SECONDS = 60
 # A month and the last hour before it.
 _REMEMBERED_US = 32 * DAY_US
 _OPEN_STATES = ("pending",)
@@ -63,6 +74,14 @@ class Consent:
 
     text: str
     actor: str
+
+
+class Bounds(TypedDict):
+    """What a provider takes, as the rules ask for it."""
+
+    unit_micros: int
+    minimum_micros: int
+    maximum_micros: int
 
 
 class AutoTopUps:
@@ -86,7 +105,8 @@ class AutoTopUps:
     async def agree(self, region: str, tenant_id: str, terms: AutoTopUp, consent: Consent) -> StoredAgreement:
         """Keep what a customer agreed to, in place of what was agreed before; it is no longer suspended.
 
-        Raises Refusal for amounts that make no sense together, and where no card was saved by a payment before.
+        What was decided by the agreement before is charged no more. Raises Refusal for amounts that make no sense
+        together, and where no card was saved by a payment before.
         """
         currency = self._rates.account_currency(region)
         self._topups.require_provider(PROVIDER)
@@ -97,6 +117,7 @@ class AutoTopUps:
                 raise Refusal("card-needed", "no card is saved: make a top-up with Stripe and save_card first")
             agreement = StoredAgreement(region, tenant_id, terms, card, enabled=True, suspensions=0)
             await save_agreement(connection, agreement, consent.text, consent.actor, self._clock.now_us())
+            await self._withdraw_unsent(connection, region, tenant_id, "another agreement")
         return await self.load(region, tenant_id)
 
     async def load(self, region: str, tenant_id: str) -> StoredAgreement:
@@ -107,10 +128,26 @@ class AutoTopUps:
         return found
 
     async def end(self, region: str, tenant_id: str) -> None:
-        """Charge the card no more; what was agreed stays on record."""
+        """Charge the card no more, whatever was decided before; what was agreed stays on record."""
         async with transaction(self._pool) as connection:
             if not await disable(connection, region, tenant_id, self._clock.now_us()):
                 raise Refusal("no-auto-top-up", f"{region}/{tenant_id} has no automatic top-up", status=404)
+            await self._withdraw_unsent(connection, region, tenant_id, "consent withdrawn")
+
+    async def _withdraw_unsent(self, connection: Connection, region: str, tenant_id: str, reason: str) -> None:
+        """End what the provider has never heard of; of the rest it is asked first whether it happened."""
+        for attempt in await load_open_attempts_of(connection, region, tenant_id):
+            if attempt.sent_at_us is None:
+                await self._withdraw(connection, attempt, reason)
+
+    async def _withdraw(self, connection: Connection, attempt: StoredAttempt, reason: str) -> None:
+        """End an attempt and its order without a charge; the caller holds the agreement."""
+        if not await end_attempt(connection, attempt.order_id, "withdrawn", reason):
+            return
+        declined = Declined(attempt.order_id, "withdrawn", final=True)
+        await self._applier.apply_facts(connection, [declined], Cause(PROVIDER, f"automatic top-up: {reason}"))
+        AUTO_TOP_UPS.labels("withdrawn").inc()
+        logger.info("auto_top_up.withdrawn", order_id=attempt.order_id, reason=reason)
 
     async def run(self) -> None:
         """Look after every agreement until cancelled."""
@@ -124,27 +161,51 @@ class AutoTopUps:
         after, charged = ("", ""), 0
         while True:
             async with transaction(self._pool) as connection:
-                accounts = await load_active(connection, after, BATCH)
-            charged += sum(await asyncio.gather(*(self._look_after(*account) for account in accounts)))
+                accounts = await load_active(connection, after, BATCH, self._clock.now_us())
+            done = await asyncio.gather(
+                *(self._isolate("/".join(account), partial(self._look_after, *account)) for account in accounts)
+            )
+            charged += sum(done)
             if len(accounts) < BATCH:
                 return charged
             after = accounts[-1]
 
     async def resume(self) -> int:
         """Go on with attempts whose outcome is open; answer how many ended."""
-        async with transaction(self._pool) as connection:
-            attempts = await load_open_attempts(connection, BATCH)
-        return sum([await self._carry_out(attempt) for attempt in attempts])
+        after, ended = (0, ""), 0
+        while True:
+            async with transaction(self._pool) as connection:
+                attempts = await load_open_attempts(connection, after, BATCH, self._clock.now_us())
+            done = await asyncio.gather(
+                *(self._isolate(item.account, partial(self._carry_out, item)) for item in attempts)
+            )
+            ended += sum(done)
+            if len(attempts) < BATCH:
+                return ended
+            after = attempts[-1].attempt.at_us, attempts[-1].order_id
 
-    async def _look_after(self, region: str, tenant_id: str) -> bool:
+    async def _isolate(self, account: str, work: Callable[[], Awaitable[bool]]) -> bool:
+        """One account's work; if it can't be done, the account is set aside and its neighbours go on."""
         async with self._places:
             try:
-                balance_micros = await self._balance.find_balance(region, tenant_id)
-            except TransientFault as fault:
-                logger.warning("auto_top_up.balance_unreachable", error=str(fault)[:300])
+                done = await work()
+            except Exception as error:  # noqa: BLE001 - every error is this account's own
+                if is_transient(error):
+                    # Nothing clear was answered: an open attempt stays open, keeps others away, and is tried again.
+                    logger.warning("auto_top_up.still_open", account=account, error=describe_error(error))
+                    return False
+                async with transaction(self._pool) as connection:
+                    await set_aside(connection, SET_ASIDE_KIND, account, describe_error(error), self._clock.now_us())
                 return False
-            attempt = await self._start(region, tenant_id, balance_micros or 0)
-            return attempt is not None and await self._carry_out(attempt)
+        if done:
+            async with transaction(self._pool) as connection:
+                await release(connection, SET_ASIDE_KIND, [account])
+        return done
+
+    async def _look_after(self, region: str, tenant_id: str) -> bool:
+        balance_micros = await self._balance.find_balance(region, tenant_id)
+        attempt = await self._start(region, tenant_id, balance_micros or 0)
+        return attempt is not None and await self._carry_out(attempt)
 
     async def _start(self, region: str, tenant_id: str, balance_micros: int) -> StoredAttempt | None:
         """Decide under the agreement's lock, and keep order and attempt before anything is charged."""
@@ -155,15 +216,8 @@ class AutoTopUps:
                 return None
             now_us = self._clock.now_us()
             known = await load_attempts(connection, region, tenant_id, now_us - _REMEMBERED_US)
-            least_micros, most_micros = self._topups.limits_of(PROVIDER, currency)
             decision = decide_attempt(
-                agreement.terms,
-                [item.attempt for item in known],
-                balance_micros,
-                now_us,
-                unit_micros=payable_micros(currency),
-                minimum_micros=least_micros,
-                maximum_micros=most_micros,
+                agreement.terms, [item.attempt for item in known], balance_micros, now_us, **self._bounds(currency)
             )
             if not isinstance(decision, Charge):
                 return None
@@ -173,40 +227,92 @@ class AutoTopUps:
             await self._topups.insert(connection, request)
             await mark_attempted(connection, request.order_id)
             attempt = Attempt(now_us, decision.amount_micros, "open")
-            found = StoredAttempt(request.order_id, region, tenant_id, number, attempt)
+            found = StoredAttempt(
+                request.order_id, region, tenant_id, number, attempt, agreement.number, agreement.card
+            )
             await insert_attempt(connection, found)
         return found
 
+    def _bounds(self, currency: str) -> Bounds:
+        """What the provider takes: multiples of a unit, from a least to a most."""
+        least_micros, most_micros = self._topups.limits_of(PROVIDER, currency)
+        return {
+            "unit_micros": payable_micros(currency),
+            "minimum_micros": least_micros,
+            "maximum_micros": most_micros,
+        }
+
     async def _carry_out(self, attempt: StoredAttempt) -> bool:
-        """Register and charge an open attempt, or end it by what its order says; whether it ended."""
+        """Charge an open attempt if it is still agreed to and asked for, or end it; whether it ended."""
         async with transaction(self._pool) as connection:
             order = await load_order(connection, attempt.order_id)
-            agreement = await load_agreement(connection, attempt.region, attempt.tenant_id)
         assert order is not None, "an attempt has its order"
-        assert agreement is not None, "an attempt has its agreement"
         if order.state not in _OPEN_STATES:
             return await self._end(attempt, "paid" if order.state in _PAID_STATES else "declined")
-        try:
+        if attempt.sent_at_us is not None:
+            if self._is_under_way(attempt):
+                return False
+            found = await self._ask(attempt, order)
+            if found is not None:
+                return await self._take(attempt, order, found) or await self._look_again_later(attempt)
+        balance_micros: int | None = None
+        if not is_too_old(attempt.attempt, self._clock.now_us()):
             await self._balance.register(order)
-            answer = await self._charge(order, agreement)
-        except (TransientFault, Refusal) as fault:
-            # No registration, no charge: the attempt stays open, keeps others away, and is tried again.
-            logger.warning("auto_top_up.still_open", order_id=order.order_id, error=str(fault)[:300])
-            return False
-        return await self._take(attempt, order, answer)
+            balance_micros = await self._balance.find_balance(order.region, order.tenant_id)
+        if not await self._decide_again(attempt, order, balance_micros or 0):
+            return True
+        return await self._take(attempt, order, await self._charge(attempt, order))
 
-    async def _charge(self, order: StoredOrder, agreement: StoredAgreement) -> Fact | NeedsCustomer:
-        """Charge the card; the order's id is the key, so that a repeat is the same charge."""
-        charge = SavedCharge(
-            content_hash(order.order_id.encode()).hex()[:32],
-            order.order_id,
-            order.region,
-            order.tenant_id,
-            order.money,
-            agreement.card,
-        )
+    def _is_under_way(self, attempt: StoredAttempt) -> bool:
+        """Whether somebody sent it, or asked about it, so lately that the answer may still come."""
+        tried_at_us = attempt.tried_at_us or 0
+        return self._clock.now_us() - tried_at_us < ASK_AFTER_SECONDS * SECOND_US
+
+    async def _look_again_later(self, attempt: StoredAttempt) -> bool:
+        async with transaction(self._pool) as connection:
+            await mark_tried(connection, attempt.order_id, self._clock.now_us(), sent=False)
+        return False
+
+    async def _ask(self, attempt: StoredAttempt, order: StoredOrder) -> Fact | NeedsCustomer | None:
+        """What became of a charge whose answer was lost: never is one sent again that happened."""
+        sent_at_us = attempt.sent_at_us
+        assert sent_at_us is not None, "only what was sent is asked about"
         try:
-            return await self._providers[PROVIDER].charge_saved(charge)
+            return await self._providers[PROVIDER].find_charge(_saved_charge(attempt, order), sent_at_us)
+        except ProviderRefusal:
+            # The provider knows no such customer: it charged none.
+            return None
+
+    async def _decide_again(self, attempt: StoredAttempt, order: StoredOrder, balance_micros: int) -> bool:
+        """Decide under the agreement's lock whether to charge now, and note that it is sent; otherwise end it."""
+        async with transaction(self._pool) as connection:
+            agreement = await lock_agreement(connection, attempt.region, attempt.tenant_id)
+            now_us = self._clock.now_us()
+            current = await load_attempt(connection, attempt.order_id)
+            if current is None or current.attempt.state != "open":
+                return False
+            if current.tried_at_us != attempt.tried_at_us:
+                raise TransientFault("somebody else is at this charge")
+            known = await load_attempts(connection, attempt.region, attempt.tenant_id, now_us - _REMEMBERED_US)
+            is_in_force = agreement is not None and agreement.enabled and agreement.number == attempt.agreement_number
+            reason = decide_again(
+                agreement.terms if agreement is not None and is_in_force else None,
+                attempt.attempt,
+                [item.attempt for item in known if item.order_id != attempt.order_id],
+                balance_micros,
+                now_us,
+                **self._bounds(order.currency),
+            )
+            if reason is not None:
+                await self._withdraw(connection, attempt, reason)
+                return False
+            await mark_tried(connection, attempt.order_id, now_us, sent=True)
+        return True
+
+    async def _charge(self, attempt: StoredAttempt, order: StoredOrder) -> Fact | NeedsCustomer:
+        """Charge the card; the order's id is the key, so that a repeat is the same charge."""
+        try:
+            return await self._providers[PROVIDER].charge_saved(_saved_charge(attempt, order))
         except ProviderRefusal as refusal:
             return Declined(order.order_id, refusal.code, final=True)
 
@@ -234,11 +340,13 @@ class AutoTopUps:
         except (Refusal, TransientFault) as fault:
             logger.warning("auto_top_up.no_page", order_id=order.order_id, error=str(fault)[:300])
             return None
-        return f"{self._settings.public_url.rstrip('/')}/orders/{invited.order_id}"
+        return f"{self._settings.public_url.rstrip('/')}/orders/{invited.page_token}"
 
     async def _end(self, attempt: StoredAttempt, state: AttemptState, action_url: str | None = None) -> bool:
         """End an attempt, and stop the agreement where it says so; what stops it is told once, with where to go."""
         async with transaction(self._pool) as connection:
+            # The agreement first, as everywhere: two that end attempts must not wait for one another in a circle.
+            await lock_agreement(connection, attempt.region, attempt.tenant_id)
             if not await end_attempt(connection, attempt.order_id, state):
                 return False
             reason = await self._suspend(connection, attempt, action_url)
@@ -248,8 +356,10 @@ class AutoTopUps:
         return True
 
     async def _suspend(self, connection: Connection, attempt: StoredAttempt, action_url: str | None) -> str | None:
-        agreement = await lock_agreement(connection, attempt.region, attempt.tenant_id)
+        agreement = await load_agreement(connection, attempt.region, attempt.tenant_id)
         assert agreement is not None, "an attempt has its agreement"
+        if agreement.number != attempt.agreement_number:
+            return None
         now_us = self._clock.now_us()
         known = await load_attempts(connection, attempt.region, attempt.tenant_id, now_us - _REMEMBERED_US)
         reason = decide_suspension([item.attempt for item in known], self._settings.auto_top_up_declines_max)
@@ -267,3 +377,9 @@ class AutoTopUps:
         )
         await append_messages(connection, [message], now_us)
         return reason
+
+
+def _saved_charge(attempt: StoredAttempt, order: StoredOrder) -> SavedCharge:
+    """The charge of an attempt, the same each time that it is sent or asked about."""
+    request_id = content_hash(order.order_id.encode()).hex()[:32]
+    return SavedCharge(request_id, order.order_id, order.region, order.tenant_id, order.money, attempt.card)

@@ -12,7 +12,7 @@ from services.payment.rules.decision import Decision, OrderFailed, Outcome, Queu
 from services.payment.rules.facts import Attempted, Declined, Expired, Fact, Paid, PaymentFact
 from services.payment.rules.orders import decide_order_fact, decide_paid, follow_uncredited, settle_credit
 from services.payment.rules.reversals import Payment, decide_reversal, derive_state
-from services.payment.store.early import insert_early_fact, take_early_facts
+from services.payment.store.early import EARLY_KIND, delete_early_fact, insert_early_fact, load_early_facts
 from services.payment.store.orders import (
     Change,
     OrderOfPayment,
@@ -35,8 +35,9 @@ from services.payment.store.payments import (
 )
 from services.payment.store.queue import insert_items, settle_refunded
 from shared.clock import Clock
-from shared.db import Connection
+from shared.db import Connection, is_transient
 from shared.outbox import Message, append_messages
+from shared.set_aside import describe_error, release, set_aside
 
 # What is answered for several facts at once: the first of these that became of any.
 _WEIGHT: tuple[Outcome, ...] = ("mismatched", "queued", "unknown", "applied", "early", "repeated", "ignored")
@@ -52,11 +53,18 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Telling:
-    """Facts told at once. With `wait_for_order`, one of an order that is not known is "unknown" and nothing is done."""
+    """Facts told at once. With `wait_for_order`, one of an order that is not known is "unknown" and nothing is done.
+
+    `region` is the one that the provider's copy of our marks names: what is of another region is somebody else's.
+    """
 
     facts: Sequence[Fact]
     cause: Cause
     wait_for_order: bool = False
+    region: str | None = None
+
+    def is_of(self, region: str | None) -> bool:
+        return self.region is None or region is None or self.region == region
 
 
 def payment_ids_of(facts: Sequence[Fact]) -> list[str]:
@@ -86,6 +94,13 @@ class FactApplier:
         outcomes = await work.apply_all(tellings)
         await append_messages(connection, work.messages, work.now_us)
         return outcomes
+
+    async def apply_early(self, connection: Connection, payment_id: str) -> None:
+        """Try again what was told of a payment before it was known, and could not be applied then."""
+        await lock_payment_ids(connection, [payment_id])
+        work = _Work(connection, self._clock.now_us(), self._shards)
+        await work.apply_early(payment_id, "tried again")
+        await append_messages(connection, work.messages, work.now_us)
 
     async def credit_kept(
         self,
@@ -173,10 +188,12 @@ class _Work:
             (outcome,) = await self._apply_successes([(fact, telling)])
             return outcome
         if isinstance(fact, PaymentFact):
-            return await self._apply_reversal(fact, telling.cause.name)
+            return await self._apply_reversal(fact, telling)
         order = await lock_order(self._connection, fact.order_id)
         if order is None:
             return await self._queue_unknown(fact, wait_for_order=telling.wait_for_order)
+        if not telling.is_of(order.region):
+            return "ignored"
         decision = decide_order_fact(order.order, fact)
         await self.save_order(order, decision, telling.cause.name)
         self.tell(_account_of(order), decision.told)
@@ -188,7 +205,7 @@ class _Work:
         found = await lock_orders_of_payments(self._connection, named)
         decided = [_decide(fact, telling, of) for (fact, telling), of in zip(successes, found, strict=True)]
         for item in decided:
-            if item.found.payment_known:
+            if item.found.payment_known and item.decision.outcome != "ignored":
                 await complete_payment(self._connection, item.fact)
         captured = [item for item in decided if item.decision.capture is not None]
         await insert_payments(self._connection, [item.payment for item in captured], self.now_us)
@@ -202,8 +219,7 @@ class _Work:
                 self.tell(_account_of(item.found.order), item.decision.told)
         for item in captured:
             if item.found.has_early_facts:
-                for early, cause in await take_early_facts(self._connection, item.fact.payment_id):
-                    await self._apply_reversal(early, f"{cause}, kept until {item.cause.name}")
+                await self.apply_early(item.fact.payment_id, f"kept until {item.cause.name}")
         return [item.decision.outcome for item in decided]
 
     async def _queue_unknown(self, fact: Attempted | Declined | Expired, *, wait_for_order: bool) -> Outcome:
@@ -213,11 +229,32 @@ class _Work:
             await insert_items(self._connection, [item], None, self.now_us)
         return "unknown"
 
-    async def _apply_reversal(self, fact: PaymentFact, cause: str) -> Outcome:
+    async def apply_early(self, payment_id: str, why: str) -> None:
+        """Apply what waited for a payment. A fact that can't be applied is set aside: it must not cost the payment."""
+        for early in await load_early_facts(self._connection, payment_id):
+            told = len(self.messages)
+            try:
+                async with self._connection.transaction():
+                    cause = Cause(early.provider, f"{early.cause}, {why}"[:500])
+                    await self._apply_reversal(early.fact, Telling((early.fact,), cause))
+                    await delete_early_fact(self._connection, early.fact_id)
+            except Exception as error:
+                if is_transient(error):
+                    raise
+                del self.messages[told:]
+                reason = describe_error(error)
+                await set_aside(self._connection, EARLY_KIND, early.fact_id, reason, self.now_us)
+            else:
+                await release(self._connection, EARLY_KIND, [early.fact_id])
+
+    async def _apply_reversal(self, fact: PaymentFact, telling: Telling) -> Outcome:
+        cause = telling.cause.name
         stored = await load_payment(self._connection, fact.payment_id)
         if stored is None:
             await insert_early_fact(self._connection, fact, cause, self.now_us)
             return "early"
+        if not telling.is_of(stored.region):
+            return "ignored"
         order = None if stored.order_id is None else await lock_order(self._connection, stored.order_id)
         decision = decide_reversal(stored.payment, fact)
         after = await self._save_reversal(stored.payment, decision)
@@ -271,6 +308,8 @@ class _Work:
 
 def _decide(fact: Paid, telling: Telling, found: OrderOfPayment) -> _Success:
     order = found.order
+    if order is not None and not telling.is_of(order.region):
+        return _Success(fact, telling.cause, found, Decision("ignored"))
     if order is None and not found.payment_known and telling.wait_for_order:
         return _Success(fact, telling.cause, found, Decision("unknown"))
     decision = decide_paid(None if order is None else order.order, fact, known=found.payment_known)

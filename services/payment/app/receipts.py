@@ -81,8 +81,8 @@ def _write(row: ReceiptRow, payment: Payment, times: dict[str, int]) -> Receipt:
         paid_at_us=row.paid_at_us,
         paid=receipt_money(row.paid_micros, row.paid_currency),
         credit=receipt_money(row.credit_micros, row.account_currency),
-        rate_e12=row.rate_e12,
-        rate_date=None if row.rate_date is None else row.rate_date.isoformat(),
+        rate_e12=row.rate_e12 if row.is_as_agreed else None,
+        rate_date=row.rate_date.isoformat() if row.is_as_agreed and row.rate_date is not None else None,
         reversals=_reversals(payment, times),
     )
 

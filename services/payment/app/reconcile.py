@@ -6,7 +6,7 @@ A provider's answer is applied like any webhook, by the same rules. So a lost ca
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from services.payment.app.credits import Credits
 from services.payment.app.facts import Cause, FactApplier
@@ -17,22 +17,26 @@ from services.payment.rules.decision import Outcome
 from services.payment.rules.facts import Expired, Fact, Paid
 from services.payment.rules.reconciliation import FIRST_ASK_US, RETRY_US, Asking, closes_at_us, next_ask_us
 from services.payment.store.asking import claim_due_orders, load_recent_orders, set_next_ask
+from services.payment.store.auto_top_ups import has_open_attempt
 from services.payment.store.orders import StoredOrder, load_order
 from services.payment.store.payments import load_payment, lock_payment_ids
 from shared.clock import Clock
-from shared.db import Pool, transaction
+from shared.db import Pool, is_transient, transaction
 from shared.errors import TransientFault
 from shared.log import get_logger
+from shared.set_aside import describe_error, load_held_back, release, set_aside
 
 logger = get_logger(__name__)
 
 BATCH = 20
 AT_ONCE = 4
 POLL_SECONDS = 1.0
+SET_ASIDE_KIND: Final = "reconciliation"
 
-# healed: the provider knew more than we did, and now we know it. open: somebody must look at it.
+# healed: the provider knew more than we did, and now we know it. failed: it could not be asked or applied, and is set
+# aside. The others are open: somebody must look at them.
 DifferenceKind = Literal[
-    "healed", "queued", "provider-refused", "provider-unreachable", "not-credited", "ledger-differs"
+    "healed", "queued", "provider-refused", "provider-unreachable", "not-credited", "ledger-differs", "failed"
 ]
 
 
@@ -77,7 +81,9 @@ class Reconciler:
         now_us = self._clock.now_us()
         async with transaction(self._pool) as connection:
             due = await claim_due_orders(connection, now_us, now_us - FIRST_ASK_US, now_us + RETRY_US, BATCH)
-        await asyncio.gather(*(self.reconcile(order) for order in due))
+            names = [order.order_id for order in due]
+            held = await load_held_back(connection, SET_ASIDE_KIND, names, now_us)
+        await asyncio.gather(*(self.reconcile(order) for order in due if order.order_id not in held))
         return len(due)
 
     async def reconcile_all(
@@ -99,13 +105,30 @@ class Reconciler:
     async def reconcile(self, order: StoredOrder) -> list[Difference]:
         """Ask the provider, then balance, about one order; answer what differed."""
         async with self._places:
-            found = await self._ask_provider(order)
-            found += await self._ask_balance(order.order_id)
+            try:
+                found = await self._ask_provider(order)
+                found += await self._ask_balance(order.order_id)
+                await self._release(order.order_id)
+            except Exception as error:
+                if is_transient(error):
+                    raise
+                found = [await self._set_aside(order.order_id, error)]
         for difference in found:
             DIFFERENCES.labels(order.provider, difference.kind).inc()
             logger.warning("reconciliation.difference", order_id=order.order_id, kind=difference.kind)
         RECONCILED.labels(order.provider).inc()
         return found
+
+    async def _set_aside(self, order_id: str, error: Exception) -> Difference:
+        """Keep an order that can't be asked about or applied out of the way of all others."""
+        reason = describe_error(error)
+        async with transaction(self._pool) as connection:
+            await set_aside(connection, SET_ASIDE_KIND, order_id, reason, self._clock.now_us())
+        return Difference(order_id, "failed", reason[:300])
+
+    async def _release(self, order_id: str) -> None:
+        async with transaction(self._pool) as connection:
+            await release(connection, SET_ASIDE_KIND, [order_id])
 
     async def _ask_provider(self, order: StoredOrder) -> list[Difference]:
         provider = self._providers.get(order.provider)
@@ -134,6 +157,9 @@ class Reconciler:
     async def _is_over(self, order_id: str) -> bool:
         async with transaction(self._pool) as connection:
             order = await load_order(connection, order_id)
+            # A saved card's charge ends with its attempt, which asks what became of it.
+            if await has_open_attempt(connection, order_id):
+                return False
         return order is not None and order.state == "pending" and self._clock.now_us() >= closes_at_us(_asking(order))
 
     async def _close(self, provider: Provider, order: StoredOrder) -> list[Difference]:

@@ -1,5 +1,6 @@
 """Refunds by operators: kept first, then sent, then applied like any other word of the provider."""
 
+import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,30 +8,38 @@ from dataclasses import dataclass
 import orjson
 
 from services.payment.app.facts import Cause, FactApplier
-from services.payment.providers import Provider, ProviderName, ProviderRefusal, RefundOrder
-from services.payment.rules.facts import Money, Refunded, RefundFailed
+from services.payment.providers import Provider, ProviderName, ProviderRefusal, RefundOrder, UnreadableAnswer
+from services.payment.rules.currencies import check_payable
+from services.payment.rules.facts import Fact, Money, Refunded, RefundFailed
 from services.payment.store.orders import load_order
 from services.payment.store.payments import StoredPayment, load_payment, lock_payment_ids
 from services.payment.store.queue import settle_item
 from services.payment.store.refund_requests import (
+    SET_ASIDE_KIND,
     RefundRequest,
     answer_request,
+    count_alike,
     insert_request,
     load_open_requests,
     load_request,
+    mark_tried,
     sum_open_requests,
+    withdraw_request,
 )
-from shared.clock import SECOND_US, Clock
-from shared.db import Connection, Pool, transaction
-from shared.errors import Refusal, TransientFault
+from shared.clock import DAY_US, SECOND_US, Clock
+from shared.db import Connection, Pool, is_transient, transaction
+from shared.errors import Refusal
 from shared.ids import content_hash
 from shared.log import get_logger
+from shared.set_aside import describe_error, load_held_back, release, set_aside
 
 logger = get_logger(__name__)
 
 # A request without an answer is sent again after so long: its first sender may still be at it.
 RESUME_AFTER_SECONDS = 60
-RESUME_MAX = 20
+RESUME_EVERY_SECONDS = 30.0
+BATCH = 50
+AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,15 @@ class RefundWish:
         return content_hash(orjson.dumps([self.amount_micros, self.reason, self.actor]))
 
 
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """Who takes a refund request back, and why; `checked`: the operator saw at the provider that it was not made."""
+
+    actor: str
+    reason: str
+    checked: bool = False
+
+
 class Refunds:
     def __init__(
         self, pool: Pool, clock: Clock, providers: Mapping[ProviderName, Provider], applier: FactApplier
@@ -62,12 +80,13 @@ class Refunds:
         self._clock = clock
         self._providers = providers
         self._applier = applier
+        self._places = asyncio.Semaphore(AT_ONCE)
 
     async def refund(self, wish: RefundWish, item_id: str | None = None) -> RefundRequest:
         """Send money back, once per Idempotency-Key; `item_id` is a queue item that this settles.
 
-        Raises Refusal for more than is left and when the provider refuses; TransientFault when it is out of reach:
-        the request then stays and is sent again, by a repeat or by itself.
+        Raises Refusal for more than is left, for what the provider can't take, and when the provider refuses;
+        TransientFault when it is out of reach: the request then stays and is sent again, by a repeat or by itself.
         """
         async with transaction(self._pool) as connection:
             request = await self._keep(connection, wish)
@@ -77,19 +96,69 @@ class Refunds:
             raise ProviderRefusal("refund-refused", request.failure)
         return request
 
-    async def resume(self) -> int:
-        """Send again what has had no answer for a while; answer how many were answered now."""
+    async def list_open(self, after: tuple[int, str], limit: int) -> list[RefundRequest]:
+        """A page of requests without an answer, oldest first."""
         async with transaction(self._pool) as connection:
-            before_us = self._clock.now_us() - RESUME_AFTER_SECONDS * SECOND_US
-            requests = await load_open_requests(connection, before_us, RESUME_MAX)
-        answered = 0
-        for request in requests:
+            return await load_open_requests(connection, after, limit, before_us=self._clock.now_us() + DAY_US)
+
+    async def withdraw(self, request_id: str, word: Withdrawal) -> RefundRequest:
+        """Take back a request that has no answer. One that was sent is asked about first: what happened stays.
+
+        Raises Refusal for one that was answered or is under way; TransientFault when the provider can't tell, unless
+        the operator has looked there (`checked`).
+        """
+        async with transaction(self._pool) as connection:
+            request = await _require(connection, request_id)
+        if request.answered_at_us is None and request.sent_at_us is not None:
+            self._refuse_under_way(request)
+            if not word.checked and (found := await self._find(request)) is not None:
+                request = await self._finish(request, found, None, None)
+        async with transaction(self._pool) as connection:
+            await lock_payment_ids(connection, [request.payment_id])
+            request = await _require(connection, request_id)
+            if request.answered_at_us is not None:
+                raise Refusal("refund-answered", f"the refund was answered: {request.refund_id or request.failure}")
+            self._refuse_under_way(request)
+            await withdraw_request(connection, request_id, word.actor, word.reason, self._clock.now_us())
+            await release(connection, SET_ASIDE_KIND, [request_id])
+            withdrawn = await _require(connection, request_id)
+        logger.warning("refund.withdrawn", request_id=request_id, actor=word.actor)
+        return withdrawn
+
+    async def run(self) -> None:
+        """Send again what has no answer, until cancelled."""
+        while True:
+            await self.resume()
+            await asyncio.sleep(RESUME_EVERY_SECONDS)
+
+    async def resume(self) -> int:
+        """Go on with what has had no answer for a while; answer how many were answered now. Each by itself."""
+        before_us = self._clock.now_us() - RESUME_AFTER_SECONDS * SECOND_US
+        after, answered = (0, ""), 0
+        while True:
+            async with transaction(self._pool) as connection:
+                requests = await load_open_requests(connection, after, BATCH, before_us=before_us)
+                names = [request.request_id for request in requests]
+                held = await load_held_back(connection, SET_ASIDE_KIND, names, self._clock.now_us())
+            due = [request for request in requests if request.request_id not in held]
+            answered += sum(await asyncio.gather(*(self._resume(request) for request in due)))
+            if len(requests) < BATCH:
+                return answered
+            after = requests[-1].cursor
+
+    async def _resume(self, request: RefundRequest) -> bool:
+        async with self._places:
             try:
                 await self._send(request, None)
-                answered += 1
-            except TransientFault as fault:
-                logger.warning("refund.still_open", request_id=request.request_id, error=str(fault)[:300])
-        return answered
+            except Exception as error:  # noqa: BLE001 - every error is this request's own
+                if is_transient(error):
+                    logger.warning("refund.still_open", request_id=request.request_id, error=describe_error(error))
+                    return False
+                async with transaction(self._pool) as connection:
+                    now_us = self._clock.now_us()
+                    await set_aside(connection, SET_ASIDE_KIND, request.request_id, describe_error(error), now_us)
+                return False
+        return True
 
     async def _keep(self, connection: Connection, wish: RefundWish) -> RefundRequest:
         await lock_payment_ids(connection, [wish.payment_id])
@@ -101,8 +170,7 @@ class Refunds:
             if known.request_hash != wish.request_hash:
                 raise Refusal("idempotency-key-reused", "this Idempotency-Key was used with another body")
             return known
-        if stored.provider not in self._providers:
-            raise Refusal("provider-not-configured", f"{stored.provider} has no keys here", status=422)
+        self._provider_of(stored)
         payment = stored.payment
         asked_micros = await sum_open_requests(connection, wish.payment_id)
         left_micros = payment.paid.amount_micros - payment.gone_micros - asked_micros
@@ -113,6 +181,7 @@ class Refunds:
                 f"{max(0, left_micros)} micros {payment.paid.currency} of {wish.payment_id} are left to refund",
                 left_micros=max(0, left_micros),
             )
+        check_payable(stored.provider, Money(amount_micros, payment.paid.currency))
         request = RefundRequest(
             wish.request_id,
             wish.payment_id,
@@ -125,49 +194,74 @@ class Refunds:
         await insert_request(connection, request)
         return request
 
-    async def _send(self, request: RefundRequest, item_id: str | None) -> RefundRequest:
-        async with transaction(self._pool) as connection:
-            stored = await load_payment(connection, request.payment_id)
-            assert stored is not None, "payments are never deleted"
-            order = await self._describe(connection, request, stored)
-        fact: Refunded | RefundFailed | None = None
-        failure: str | None = None
-        try:
-            answer = await self._providers[stored.provider].refund(order)
-        except ProviderRefusal as refusal:
-            failure = f"{refusal.code}: {refusal.detail}"[:500]
-        else:
-            if not isinstance(answer, Refunded | RefundFailed):
-                raise TransientFault(f"{stored.provider} answered a refund with {type(answer).__name__}")
-            fact, failure = answer, answer.reason if isinstance(answer, RefundFailed) else None
-        return await self._finish(request, stored.provider, fact, failure, item_id)
+    def _provider_of(self, stored: StoredPayment) -> Provider:
+        provider = self._providers.get(stored.provider)
+        if provider is None:
+            raise Refusal("provider-not-configured", f"{stored.provider} has no keys here", status=422)
+        return provider
 
-    async def _finish(
-        self,
-        request: RefundRequest,
-        provider: ProviderName,
-        fact: Refunded | RefundFailed | None,
-        failure: str | None,
-        item_id: str | None,
-    ) -> RefundRequest:
-        now_us = self._clock.now_us()
-        refund_id = None if fact is None or failure is not None else fact.refund_id
+    def _refuse_under_way(self, request: RefundRequest) -> None:
+        """Whoever sent it last may still be at it."""
+        tried_at_us = request.tried_at_us
+        if tried_at_us is not None and self._clock.now_us() - tried_at_us < RESUME_AFTER_SECONDS * SECOND_US:
+            raise Refusal("refund-under-way", "the refund was sent less than a minute ago: try again in a minute")
+
+    async def _send(self, request: RefundRequest, item_id: str | None) -> RefundRequest:
+        """Have a refund carried out; what the provider might not recognise as sent before is asked about first."""
+        async with transaction(self._pool) as connection:
+            stored, order = await self._describe(connection, request)
+        provider, now_us = self._provider_of(stored), self._clock.now_us()
+        if request.sent_at_us is not None and not provider.remembers(request.sent_at_us, now_us):
+            found = await self._find(request)
+            if found is not None:
+                return await self._finish(request, found, None, item_id)
         async with transaction(self._pool) as connection:
             await lock_payment_ids(connection, [request.payment_id])
+            current = await _require(connection, request.request_id)
+            if current.answered_at_us is not None:
+                return current
+            await mark_tried(connection, request.request_id, now_us, sent=True)
+        try:
+            answer = await provider.refund(order)
+        except ProviderRefusal as refusal:
+            return await self._finish(request, None, f"{refusal.code}: {refusal.detail}"[:500], item_id)
+        return await self._finish(request, answer, None, item_id)
+
+    async def _find(self, request: RefundRequest) -> Fact | None:
+        """What the provider has of a request that was sent before."""
+        async with transaction(self._pool) as connection:
+            stored, order = await self._describe(connection, request)
+        return await self._provider_of(stored).find_refund(order)
+
+    async def _finish(
+        self, request: RefundRequest, answer: Fact | None, failure: str | None, item_id: str | None
+    ) -> RefundRequest:
+        """Apply what the provider answered, and remember it."""
+        if answer is not None and not isinstance(answer, Refunded | RefundFailed):
+            raise UnreadableAnswer(f"a refund was answered with {type(answer).__name__}")
+        if isinstance(answer, RefundFailed):
+            failure = answer.reason
+        now_us = self._clock.now_us()
+        refund_id = None if answer is None or failure is not None else answer.refund_id
+        async with transaction(self._pool) as connection:
+            await lock_payment_ids(connection, [request.payment_id])
+            stored = await load_payment(connection, request.payment_id)
+            assert stored is not None, "payments are never deleted"
             if item_id is not None and failure is None:
                 await settle_item(connection, item_id, "refund", None, request.actor, request.reason, now_us)
-            if fact is not None:
-                cause = Cause(provider, f"refund {request.request_id} by {request.actor}: {request.reason}"[:500])
-                await self._applier.apply_facts(connection, [fact], cause)
+            if answer is not None:
+                name = f"refund {request.request_id} by {request.actor}: {request.reason}"[:500]
+                await self._applier.apply_facts(connection, [answer], Cause(stored.provider, name))
             await answer_request(connection, request.request_id, refund_id, failure, now_us)
-            answered = await load_request(connection, request.request_id)
-        assert answered is not None, "requests are never deleted"
-        return answered
+            await release(connection, SET_ASIDE_KIND, [request.request_id])
+            return await _require(connection, request.request_id)
 
-    async def _describe(self, connection: Connection, request: RefundRequest, stored: StoredPayment) -> RefundOrder:
+    async def _describe(self, connection: Connection, request: RefundRequest) -> tuple[StoredPayment, RefundOrder]:
+        stored = await load_payment(connection, request.payment_id)
+        assert stored is not None, "payments are never deleted"
         order = None if stored.order_id is None else await load_order(connection, stored.order_id)
         paid = stored.payment.paid
-        return RefundOrder(
+        described = RefundOrder(
             request_id=request.request_id,
             region=stored.region or "",
             order_id=stored.order_id or "",
@@ -177,4 +271,13 @@ class Refunds:
             order_created_at_us=request.requested_at_us if order is None else order.created_at,
             at_us=request.requested_at_us,
             actor=request.actor,
+            is_only=await count_alike(connection, request.payment_id, request.amount_micros) == 1,
         )
+        return stored, described
+
+
+async def _require(connection: Connection, request_id: str) -> RefundRequest:
+    found = await load_request(connection, request_id)
+    if found is None:
+        raise Refusal("refund-request-not-found", f"there is no refund request {request_id}", status=404)
+    return found

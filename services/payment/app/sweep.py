@@ -9,7 +9,6 @@ from services.payment.providers import Notice, Provider
 from services.payment.store.asking import load_swept_through, save_swept_through
 from shared.clock import DAY_US, MINUTE_US, Clock
 from shared.db import Pool, transaction
-from shared.errors import Refusal
 
 # Events are listed a little late, and in no strict order.
 OVERLAP_US = 15 * MINUTE_US
@@ -46,12 +45,8 @@ class EventSweep:
         since_us = began_us - FIRST_US if through_us is None else through_us - OVERLAP_US
         applied = 0
         async for body in self._provider.list_events(since_us):
-            try:
-                notice = self._read(body)
-            except Refusal:
-                SWEPT.labels(self._provider.name, "unreadable").inc()
-                continue
-            received = await self._inbox.receive(self._provider.name, notice, body)
+            # The inbox keeps what can't be read or applied, and raises for none of them.
+            received = await self._inbox.receive(self._provider.name, self._read(body), body)
             outcome = "repeated" if received.repeated else received.outcome
             SWEPT.labels(self._provider.name, outcome).inc()
             applied += outcome in ("applied", "mismatched", "queued")

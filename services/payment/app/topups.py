@@ -10,9 +10,17 @@ from services.payment.app.rates import Rates
 from services.payment.balance_client import BalanceClient
 from services.payment.providers import PageOrder, Provider, ProviderName, ProviderRefusal
 from services.payment.rules.conversion import RATE_ONE_E12, check_limits, check_quote, parse_amount
-from services.payment.rules.currencies import to_stripe_units, to_vnpay_units
+from services.payment.rules.currencies import check_payable
 from services.payment.rules.facts import Declined, Money
-from services.payment.store.orders import NewOrder, StoredOrder, insert_order, load_order, save_page
+from services.payment.store.orders import (
+    NewOrder,
+    StoredOrder,
+    insert_order,
+    load_order,
+    load_order_of_page,
+    save_page,
+)
+from services.payment.store.payments import load_payment
 from services.payment.store.rates import load_quote
 from shared.clock import SECOND_US
 from shared.db import Connection, transaction
@@ -47,6 +55,14 @@ class TopUpRequest:
     def request_hash(self) -> bytes:
         body = {name: value for name, value in asdict(self).items() if name != "payer_ip"}
         return content_hash(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What was paid for an order, and the credit for it in the account's currency."""
+
+    paid: Money
+    credit_micros: int
 
 
 class TopUps:
@@ -87,6 +103,22 @@ class TopUps:
         if found is None:
             raise Refusal("order-not-found", f"there is no order {order_id}", status=404)
         return found
+
+    async def find_page(self, token: str) -> StoredOrder | None:
+        """The order whose page a token names."""
+        async with transaction(self.rates.pool) as connection:
+            return await load_order_of_page(connection, token)
+
+    async def find_settled(self, order: StoredOrder) -> Settled:
+        """What was paid and credited for an order as it was settled; until then, as it was agreed."""
+        agreed = Settled(order.money, order.credit_micros)
+        if order.payment_id is None:
+            return agreed
+        async with transaction(self.rates.pool) as connection:
+            stored = await load_payment(connection, order.payment_id)
+        if stored is None or stored.payment.credit_micros is None:
+            return agreed
+        return Settled(stored.payment.paid, stored.payment.credit_micros)
 
     async def commit_order(self, request: TopUpRequest) -> StoredOrder:
         """The order of a request, committed now or before. Raises Refusal for a key that named something else."""
@@ -158,10 +190,7 @@ class TopUps:
     def check_offer(self, provider: ProviderName, money: Money) -> None:
         """Refuse a provider without keys, and an amount that it can't take whole."""
         self.require_provider(provider)
-        if provider == "vnpay":
-            to_vnpay_units(money)
-        else:
-            to_stripe_units(money)
+        check_payable(provider, money)
 
     async def _open_page(self, order: StoredOrder) -> StoredOrder:
         try:
@@ -188,6 +217,7 @@ class TopUps:
             created_at_us=order.created_at,
             expires_at_us=order.expires_at,
             return_url=self._settings.public_url.rstrip("/"),
+            page_token=order.page_token,
             payer_ip=order.payer_ip,
             locale=order.locale or None,
             email=order.email or None,

@@ -1,19 +1,24 @@
-"""What payment does by itself: telling balance of attempts, sending refunds again, forgetting, counting."""
+"""What payment does by itself: telling balance of attempts, forgetting, counting."""
 
 import asyncio
 
-from services.payment.app.refunds import Refunds
 from services.payment.balance_client import BalanceClient
-from services.payment.metrics import EARLY_FACTS, OPEN_QUEUE
+from services.payment.metrics import EARLY_FACTS, INBOX_PROBLEMS, OPEN_QUEUE
 from services.payment.settings import PaymentSettings
 from services.payment.store.early import count_early_facts, delete_old_facts
-from services.payment.store.orders import load_unregistered_attempts, mark_attempts_registered
+from services.payment.store.inbox import count_problems
+from services.payment.store.orders import (
+    ATTEMPT_KIND,
+    StoredOrder,
+    load_unregistered_attempts,
+    mark_attempts_registered,
+)
 from services.payment.store.rates import delete_old_quotes
 from services.payment.store.status import count_open_items
 from shared.clock import DAY_US, Clock
-from shared.db import Pool, transaction
-from shared.errors import Refusal
+from shared.db import Pool, is_transient, transaction
 from shared.log import get_logger
+from shared.set_aside import count_set_aside, describe_error, release, set_aside
 
 logger = get_logger(__name__)
 
@@ -23,13 +28,10 @@ SLOW_EVERY_SECONDS = 30.0
 
 
 class Upkeep:
-    def __init__(
-        self, pool: Pool, clock: Clock, balance: BalanceClient, refunds: Refunds, settings: PaymentSettings
-    ) -> None:
+    def __init__(self, pool: Pool, clock: Clock, balance: BalanceClient, settings: PaymentSettings) -> None:
         self._pool = pool
         self._clock = clock
         self._balance = balance
-        self._refunds = refunds
         self._settings = settings
 
     async def run_attempts(self) -> None:
@@ -40,24 +42,29 @@ class Upkeep:
 
     async def register_attempts(self) -> int:
         async with transaction(self._pool) as connection:
-            orders = await load_unregistered_attempts(connection, BATCH)
-        told = []
-        for order in orders:
-            try:
-                await self._balance.register(order)
-            except Refusal as refusal:
-                logger.warning("attempt.not_registered", order_id=order.order_id, reason=refusal.detail)
-            else:
-                told.append(order.order_id)
+            orders = await load_unregistered_attempts(connection, BATCH, self._clock.now_us())
+        return sum([await self._register(order) for order in orders])
+
+    async def _register(self, order: StoredOrder) -> bool:
+        """Raises TransientFault when balance is out of reach; an order that it refuses is set aside."""
+        try:
+            await self._balance.register(order)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            async with transaction(self._pool) as connection:
+                now_us = self._clock.now_us()
+                await set_aside(connection, ATTEMPT_KIND, order.order_id, describe_error(error), now_us)
+            return False
         async with transaction(self._pool) as connection:
-            await mark_attempts_registered(connection, told)
-        return len(told)
+            await mark_attempts_registered(connection, [order.order_id])
+            await release(connection, ATTEMPT_KIND, [order.order_id])
+        return True
 
     async def run_slow(self) -> None:
-        """Until cancelled: open refunds, old facts and quotes, gauges."""
+        """Until cancelled: forgetting what is over, gauges."""
         while True:
             await self.tidy()
-            await self._refunds.resume()
             await asyncio.sleep(SLOW_EVERY_SECONDS)
 
     async def tidy(self) -> None:
@@ -67,5 +74,7 @@ class Upkeep:
             await delete_old_quotes(connection, now_us - DAY_US)
             EARLY_FACTS.set(await count_early_facts(connection))
             OPEN_QUEUE.set(await count_open_items(connection))
+            INBOX_PROBLEMS.set(await count_problems(connection))
+            await count_set_aside(connection)
         if forgotten:
             logger.info("early_facts.forgotten", facts=forgotten)

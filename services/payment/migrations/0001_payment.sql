@@ -38,10 +38,16 @@ create table payment_order (
   registered_at timestamptz,
   page_url text,
   page_reference text,                      -- what the provider calls the page
+  -- Names the order's page to whoever has the link: random, for an order's id can be worked out.
+  page_token text not null unique default replace(gen_random_uuid()::text, '-', ''),
+  asks int not null default 0,              -- how often the provider was asked about it
+  ask_at timestamptz,                       -- next; null: as soon as it is due for the first time, or never again
   unique (region, tenant_id, idempotency_key)
 ) with (fillfactor = 70);
 create index payment_order_history on payment_order (region, tenant_id, order_number);
 create index payment_order_unsettled on payment_order (created_at) where state in ('pending', 'paid', 'mismatched');
+create index payment_order_first_ask on payment_order (created_at) where asks = 0 and ask_at is null;
+create index payment_order_next_ask on payment_order (ask_at) where ask_at is not null;
 create index payment_order_attempted on payment_order (order_number)
   where attempted and not attempt_registered and state in ('pending', 'mismatched');
 
@@ -73,10 +79,12 @@ create table payment (
   payer_name text not null,
   payer_email text not null,
   card_customer text,
-  card_method text
+  card_method text,
+  receipt_issued boolean not null default false
 ) with (fillfactor = 70);
 create index payment_of_order on payment (order_id);
 create index payment_without_order on payment (region, tenant_id, payment_number) where order_id is null;
+create index payment_without_receipt on payment (credited_at) where credited_at is not null and not receipt_issued;
 create index payment_uncredited on payment (captured_at) where credit_micros is not null and credited_at is null;
 
 create table refund (
@@ -103,7 +111,8 @@ create table dispute (
   primary key (payment_id, dispute_id)
 );
 
--- What an operator asked a provider to send back. The row is there before the provider is asked.
+-- What an operator asked a provider to send back. The row is there before the provider is asked. A request that was
+-- taken back is answered with a failure, and names who took it back.
 create table refund_request (
   request_id text primary key,
   payment_id text not null references payment,
@@ -112,15 +121,20 @@ create table refund_request (
   reason text not null,
   actor text not null,
   requested_at timestamptz not null,
+  sent_at timestamptz,                      -- first; null: the provider has never heard of it
+  tried_at timestamptz,                     -- last sent, or asked about
   refund_id text,
   failure text,
   answered_at timestamptz,
+  withdrawn_by text,
+  withdrawn_reason text,
   check ((answered_at is null) = (refund_id is null and failure is null))
 );
-create index refund_request_open on refund_request (requested_at) where answered_at is null;
+create index refund_request_open on refund_request (requested_at, request_id) where answered_at is null;
 create index refund_request_of_payment on refund_request (payment_id);
 
--- What providers sent, as received. Only a completed event counts as seen.
+-- What providers sent, as received. Only a completed event counts as seen. `problem` says why one that is open could
+-- not be read or applied; it is tried again, and an operator may dismiss it.
 create table inbox (
   provider text not null,
   event_id text not null,
@@ -129,10 +143,14 @@ create table inbox (
   first_received_at timestamptz not null,
   completed_at timestamptz,
   outcome text,
+  problem text,
+  dismissed_by text,
+  dismissed_reason text,
   primary key (provider, event_id),
   check ((completed_at is null) = (outcome is null))
 );
 create index inbox_open on inbox (first_received_at) where completed_at is null;
+create index inbox_problem on inbox (provider, event_id) where completed_at is null and problem is not null;
 
 -- Facts about payments that are not known yet: applied by the transaction that captures the payment.
 create table early_fact (
@@ -165,6 +183,12 @@ create table queue_item (
 );
 create index queue_item_open on queue_item (item_number) where settled_at is null;
 create index queue_item_of_payment on queue_item (payment_id) where settled_at is null;
+
+-- Up to when a provider's events were swept.
+create table event_sweep (
+  provider text primary key,
+  swept_through timestamptz not null
+);
 
 create table exchange_rate (
   rate_number bigint generated always as identity primary key,
@@ -212,12 +236,19 @@ grant select, insert on order_transition, exchange_rate to tollkeeper_app;
 grant select, insert on payment_order, payment, refund, dispute, refund_request, inbox, queue_item, quote, early_fact
   to tollkeeper_app;
 grant update (
-  state, transitions, attempted, attempt_registered, failure_told, payment_id, registered_at, page_url, page_reference
+  state, transitions, attempted, attempt_registered, failure_told, payment_id, registered_at, page_url, page_reference,
+  asks, ask_at
 ) on payment_order to tollkeeper_app;
-grant update (region, tenant_id, account_currency, credit_micros, credited_at) on payment to tollkeeper_app;
+-- Checkout tells the payer and the intent the card, in either order.
+grant update (
+  region, tenant_id, account_currency, credit_micros, credited_at, receipt_issued, payer_name, payer_email,
+  card_customer, card_method
+) on payment to tollkeeper_app;
 grant update (state, reason, changed_at) on refund to tollkeeper_app;
 grant update (held_micros, withdrawn, outcome, changed_at) on dispute to tollkeeper_app;
-grant update (refund_id, failure, answered_at) on refund_request to tollkeeper_app;
-grant update (completed_at, outcome) on inbox to tollkeeper_app;
+grant update (sent_at, tried_at, refund_id, failure, answered_at, withdrawn_by, withdrawn_reason) on refund_request
+  to tollkeeper_app;
+grant update (completed_at, outcome, problem, dismissed_by, dismissed_reason) on inbox to tollkeeper_app;
+grant select, insert, update on event_sweep to tollkeeper_app;
 grant update (settled_at, resolution, credited_micros, actor, reason) on queue_item to tollkeeper_app;
 grant delete on early_fact, quote to tollkeeper_app;

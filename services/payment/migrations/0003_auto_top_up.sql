@@ -3,6 +3,7 @@
 create table auto_top_up (
   region text not null,
   tenant_id text not null,
+  agreement_number int not null,            -- counts what was agreed to; a charge is of one agreement alone
   threshold_micros bigint not null,         -- all of the account's currency
   target_micros bigint not null,
   daily_cap_micros bigint not null,
@@ -33,12 +34,18 @@ create table auto_top_up_attempt (
   region text not null,
   tenant_id text not null,
   number int not null,
+  agreement_number int not null,
+  card_customer text not null,              -- the agreement's when it was decided: a repeat asks for the same charge
+  card_method text not null,
   amount_micros bigint not null check (amount_micros > 0),
   at timestamptz not null,
-  state text not null check (state in ('open', 'paid', 'declined', 'needs_customer')),
+  sent_at timestamptz,                      -- first; null: the provider has never heard of it
+  tried_at timestamptz,                     -- last sent, or asked about
+  state text not null check (state in ('open', 'paid', 'declined', 'needs_customer', 'withdrawn')),
+  reason text,                              -- why it was withdrawn
   unique (region, tenant_id, number)
 );
-create index auto_top_up_attempt_open on auto_top_up_attempt (at) where state = 'open';
+create index auto_top_up_attempt_open on auto_top_up_attempt (at, order_id) where state = 'open';
 create index auto_top_up_attempt_of_account on auto_top_up_attempt (region, tenant_id, at);
 
 create trigger append_only before update or delete on auto_top_up_consent for each row execute function refuse_change();
@@ -46,6 +53,4 @@ create trigger append_only_truncate before truncate on auto_top_up_consent for e
 
 grant select, insert, update on auto_top_up to tollkeeper_app;
 grant select, insert on auto_top_up_consent, auto_top_up_attempt to tollkeeper_app;
-grant update (state) on auto_top_up_attempt to tollkeeper_app;
--- Checkout tells the payer and the intent the card, in either order.
-grant update (payer_name, payer_email, card_customer, card_method) on payment to tollkeeper_app;
+grant update (state, reason, sent_at, tried_at) on auto_top_up_attempt to tollkeeper_app;

@@ -7,17 +7,18 @@ Each of the two also reads what its provider sends by itself:
     stripe.read_event(body: bytes) -> Notice
     vnpay.read_callback(query: str, secrets: Sequence[str], received_at_us: int) -> Notice   # raw; IPN and return page
 
-`verify_webhook` and `read_callback` raise BadSignature; `read_event` and `read_callback` raise Unreadable for a
-genuine message without the fields that it must have. `open_stripe(settings)` and `open_vnpay(settings, clock)` give
+`verify_webhook` and `read_callback` raise BadSignature; a genuine message without the fields that it must have is a
+notice with a `problem`. `open_stripe(settings)` and `open_vnpay(settings, clock)` give
 the Provider, or None where settings hold no key for it.
 """
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from services.payment.rules.facts import Fact, Money, SavedCard
 from shared.errors import Refusal
+from shared.ids import content_hash
 
 ProviderName = Literal["stripe", "vnpay"]
 
@@ -36,11 +37,16 @@ class BadSignature(Refusal):
         super().__init__("invalid-signature", detail, status=400)
 
 
-class Unreadable(Refusal):
-    """A signed callback that lacks what it must have."""
+class UnreadableAnswer(Refusal):
+    """A provider's answer that lacks what it must have: asking again at once would not help."""
 
     def __init__(self, detail: str) -> None:
-        super().__init__("unreadable-callback", detail, status=400)
+        super().__init__("unreadable-answer", detail, status=502)
+
+
+def unreadable_id(body: bytes) -> str:
+    """The name of a message whose own name can't be read: of its bytes."""
+    return f"unreadable:{content_hash(body).hex()[:32]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,9 @@ class Notice:
     Facts about a payment (refunds, disputes) need no marks: they name it by id. Facts that name an order name this one.
     VNPay: `event_id` is "<TxnRef>:<TransactionNo>:<ResponseCode>:<TransactionStatus>", `region` is None, `order_id`
     comes from TxnRef (None where it is none of ours) and `money` is the amount it states, also where nothing was paid.
+
+    `problem` says why a genuine message could not be read: it then has no facts, only its marks and what payment it is
+    about, as far as they could be read (`marks_read`). Whose it is is decided before anything else of it.
     """
 
     event_id: str
@@ -59,13 +68,17 @@ class Notice:
     order_id: str | None
     facts: tuple[Fact, ...]
     money: Money | None = None
+    payment_id: str | None = None
+    problem: str | None = None
+    marks_read: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class PageOrder:
     """An order whose page is to be opened. `bank_code` is VNPay's, `save_card` Stripe's (consent was given).
 
-    `return_url` is payment's public address without a trailing slash; the provider's return path is added to it.
+    `return_url` is payment's public address without a trailing slash; the provider's return path is added to it, with
+    `page_token`, which names the order's own page.
     """
 
     order_id: str
@@ -75,6 +88,7 @@ class PageOrder:
     created_at_us: int
     expires_at_us: int
     return_url: str
+    page_token: str
     payer_ip: str
     locale: str | None = None
     email: str | None = None
@@ -108,7 +122,8 @@ class RefundOrder:
     """A refund to send. `request_id` is derived from the refund's fact: [A-Za-z0-9]{1,32}, the same at every attempt.
 
     Stripe takes it as idempotency key, VNPay as RequestId: the refund's id is "vnpay:<request_id>" there.
-    `paid` is what the payment brought in all: the whole of it is a full refund.
+    `paid` is what the payment brought in all: the whole of it is a full refund. `is_only`: no other refund of this
+    payment is of the same amount.
     """
 
     request_id: str
@@ -120,6 +135,7 @@ class RefundOrder:
     order_created_at_us: int
     at_us: int
     actor: str
+    is_only: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +177,23 @@ class Provider(Protocol):
         """Send money back: Refunded (pending or succeeded) or RefundFailed."""
         ...
 
+    async def find_refund(self, refund: RefundOrder) -> Fact | None:
+        """What became of a refund that was sent before and whose answer was lost; None: it was not made.
+
+        Raises TransientFault also where the provider can't tell: then it is a person's to look.
+        """
+        ...
+
     async def charge_saved(self, charge: SavedCharge) -> Fact | NeedsCustomer:
         """Charge a saved card: Paid, Declined, Attempted, or the customer is needed."""
+        ...
+
+    async def find_charge(self, charge: SavedCharge, since_us: int) -> Fact | NeedsCustomer | None:
+        """What became of a charge first sent at `since_us`, whose answer was lost; None: it was not made."""
+        ...
+
+    def remembers(self, sent_at_us: int, now_us: int) -> bool:
+        """Whether a request first sent then would still be recognised as the same one, and not be carried out again."""
         ...
 
     async def expire(self, order: AskedOrder) -> None:

@@ -5,8 +5,9 @@ No error tells a secret, a signature or a personal detail: of Stripe's own error
 
 import hmac
 import logging
-from collections.abc import AsyncIterator, Sequence
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 import orjson
 import stripe
@@ -22,7 +23,8 @@ from services.payment.providers import (
     ProviderRefusal,
     RefundOrder,
     SavedCharge,
-    Unreadable,
+    UnreadableAnswer,
+    unreadable_id,
 )
 from services.payment.providers.stripe_errors import CardDeclined, call
 from services.payment.rules.currencies import to_stripe_units
@@ -32,6 +34,7 @@ from services.payment.rules.stripe_objects import (
     KIND_MARK,
     ORDER_MARK,
     REGION_MARK,
+    REQUEST_MARK,
     SAVED_KIND,
     TENANT_MARK,
     NotStripeObjectError,
@@ -39,22 +42,30 @@ from services.payment.rules.stripe_objects import (
     intent_fact,
     look_up_facts,
     marks_of,
+    payment_of,
     read_event_facts,
+    read_id,
+    read_type,
     refund_fact,
     reversal_facts,
 )
 from services.payment.settings import PaymentSettings
-from shared.clock import MINUTE_US, SECOND_US
+from shared.clock import HOUR_US, MINUTE_US, SECOND_US
 from shared.errors import Refusal, TransientFault
 
 RETURN_PATH: Final = "/return/stripe"
 ORDER_PATH: Final = "/orders"
 # Stripe's own tolerance; here in both directions, for its library takes a signature from the future.
 TOLERANCE_US: Final = 300 * SECOND_US
+# Stripe keeps idempotency keys for a day at least; an hour less, for clocks and what is under way.
+_KEY_KEPT_US: Final = 23 * HOUR_US
+# Stripe puts the session's id in its place.
+_SESSION_ID: Final = "{CHECKOUT_SESSION_ID}"
 _NETWORK_RETRIES: Final = 2
 _LISTED: Final = 100
 # Stripe closes no session sooner than half an hour after it was opened; a few minutes for opening it come on top.
 _SESSION_LEAST_US: Final = 35 * MINUTE_US
+_Read = TypeVar("_Read")
 # Of Checkout's languages those that we offer; it takes the browser's where none is named.
 _LOCALES: Final = {"en", "vi", "ja", "ko", "th", "zh", "de", "fr", "es"}
 
@@ -84,18 +95,26 @@ def verify_webhook(body: bytes, signature: str, secrets: Sequence[str], now_us: 
 
 
 def read_event(body: bytes) -> Notice:
-    """A verified event as a notice; one of a type that we have no use for has no facts. Raises Unreadable."""
+    """A verified event as a notice; one of a type that we have no use for has no facts.
+
+    Marks are read first, so that an event of somebody else is known as such whatever else it holds. What can't be read
+    is the notice's `problem`.
+    """
+    notice = Notice(unreadable_id(body), "unknown", None, None, ())
     try:
         event = orjson.loads(body)
-        found = event["data"]["object"]
-        event_id, event_type = str(event["id"])[:200], str(event["type"])[:200]
+        found, event_type = event["data"]["object"], read_type(event)
+        notice = replace(notice, event_id=read_id(event), type=event_type)
+        if event_type not in EVENT_TYPES:
+            return notice
         region, order_id = marks_of(found)
-        facts = read_event_facts(event_type, found, created_us(event))
+        notice = replace(notice, region=region, order_id=order_id, marks_read=True)
+        notice = replace(notice, payment_id=payment_of(event_type, found))
+        return replace(notice, facts=read_event_facts(event_type, found, created_us(event)))
     except (NotStripeObjectError, Refusal) as error:
-        raise Unreadable(str(error)) from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Unreadable(f"not an event of Stripe: {type(error).__name__}") from None
-    return Notice(event_id, event_type, region, order_id, facts)
+        return replace(notice, problem=str(error)[:300])
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        return replace(notice, problem=f"not an event of Stripe: {type(error).__name__}")
 
 
 def open_stripe(settings: PaymentSettings) -> "StripeProvider | None":
@@ -143,8 +162,8 @@ class StripeProvider:
             ],
             "metadata": marks,
             "payment_intent_data": intent,
-            "success_url": f"{order.return_url}{RETURN_PATH}?order={order.order_id}&session_id={{CHECKOUT_SESSION_ID}}",
-            "cancel_url": f"{order.return_url}{ORDER_PATH}/{order.order_id}",
+            "success_url": f"{order.return_url}{RETURN_PATH}?order={order.page_token}&session_id={_SESSION_ID}",
+            "cancel_url": f"{order.return_url}{ORDER_PATH}/{order.page_token}",
             "expires_at": max(order.expires_at_us, order.created_at_us + _SESSION_LEAST_US) // SECOND_US,
             # What is paid is what was asked, in the currency that was asked: Stripe converts nothing.
             "adaptive_pricing": {"enabled": False},
@@ -179,21 +198,20 @@ class StripeProvider:
                 self._api.payment_intents.retrieve_async(reference, params={"expand": ["latest_charge"]})
             )
             intent = answer.to_dict(for_json=True)
-        try:
-            facts: list[Fact] = [*look_up_facts(session, intent, order.order_id)]
-            if any(isinstance(fact, Paid) for fact in facts) or order.payment_id is not None:
-                facts += await self._look_up_reversals((intent or {}).get("id") or _intent_of(order.payment_id))
-        except (NotStripeObjectError, Refusal) as error:
-            raise TransientFault(f"Stripe answered something unreadable: {error}") from None
+        facts: list[Fact] = [*_readable(lambda: look_up_facts(session, intent, order.order_id))]
+        if any(isinstance(fact, Paid) for fact in facts) or order.payment_id is not None:
+            facts += await self._look_up_reversals((intent or {}).get("id") or _intent_of(order.payment_id))
         return facts
 
     async def _look_up_reversals(self, intent_id: str) -> list[Fact]:
         refunds = await call(self._api.refunds.list_async(params={"payment_intent": intent_id, "limit": _LISTED}))
         disputes = await call(self._api.disputes.list_async(params={"payment_intent": intent_id, "limit": _LISTED}))
         return [
-            *reversal_facts(
-                [item.to_dict(for_json=True) for item in refunds.data],
-                [item.to_dict(for_json=True) for item in disputes.data],
+            *_readable(
+                lambda: reversal_facts(
+                    [item.to_dict(for_json=True) for item in refunds.data],
+                    [item.to_dict(for_json=True) for item in disputes.data],
+                )
             )
         ]
 
@@ -201,14 +219,24 @@ class StripeProvider:
         params: stripe.params.RefundCreateParams = {
             "payment_intent": _intent_of(refund.payment_id),
             "amount": to_stripe_units(refund.money),
-            "metadata": _marks(refund.region, "", refund.order_id),
+            "metadata": _marks(refund.region, "", refund.order_id) | {REQUEST_MARK: refund.request_id},
         }
         options: stripe.RequestOptions = {"idempotency_key": f"refund-{refund.request_id}"}
         answer = await call(self._api.refunds.create_async(params=params, options=options))
-        try:
-            return refund_fact(answer.to_dict(for_json=True))
-        except (NotStripeObjectError, Refusal) as error:
-            raise TransientFault(f"Stripe answered an unreadable refund: {error}") from None
+        return _readable(lambda: refund_fact(answer.to_dict(for_json=True)))
+
+    async def find_refund(self, refund: RefundOrder) -> Fact | None:
+        """The payment's refund with our request's mark."""
+        params: stripe.params.RefundListParams = {"payment_intent": _intent_of(refund.payment_id), "limit": _LISTED}
+        while True:
+            page = await call(self._api.refunds.list_async(params=params))
+            for item in page.data:
+                found = item.to_dict(for_json=True)
+                if (found.get("metadata") or {}).get(REQUEST_MARK) == refund.request_id:
+                    return _readable(lambda found=found: refund_fact(found))  # type: ignore[misc]
+            if not page.has_more:
+                return None
+            params["starting_after"] = page.data[-1].id
 
     async def charge_saved(self, charge: SavedCharge) -> Fact | NeedsCustomer:
         """Charge a saved card off session. A decline is a fact, not an error; a repeat is not a second charge."""
@@ -229,16 +257,42 @@ class StripeProvider:
             if declined.code == "authentication_required":
                 return NeedsCustomer(charge.order_id, declined.intent_id, declined.code)
             return Declined(charge.order_id, declined.code, final=True)
-        intent = answer.to_dict(for_json=True)
-        if intent.get("status") in ("requires_action", "requires_confirmation"):
+        return self._charge_outcome(charge, answer.to_dict(for_json=True))
+
+    def _charge_outcome(self, charge: SavedCharge, intent: dict[str, Any]) -> Fact | NeedsCustomer:
+        error = intent.get("last_payment_error") or {}
+        wants_customer = intent.get("status") in ("requires_action", "requires_confirmation")
+        if wants_customer or (
+            intent.get("status") == "requires_payment_method" and error.get("code") == "authentication_required"
+        ):
             return NeedsCustomer(charge.order_id, str(intent["id"]), "authentication_required")
-        try:
-            fact = intent_fact(intent, charge.order_id, created_us(intent))
-        except (NotStripeObjectError, Refusal) as error:
-            raise TransientFault(f"Stripe answered an unreadable charge: {error}") from None
+        fact = _readable(lambda: intent_fact(intent, charge.order_id, created_us(intent)))
         if fact is None:
             raise TransientFault(f"Stripe answered a charge with the status {intent.get('status')}")
         return fact
+
+    async def find_charge(self, charge: SavedCharge, since_us: int) -> Fact | NeedsCustomer | None:
+        """The customer's intent with our order's mark. Lists are current; Stripe's search lags behind."""
+        params: stripe.params.PaymentIntentListParams = {
+            "customer": charge.card.customer,
+            "created": {"gte": (since_us - TOLERANCE_US) // SECOND_US},
+            "limit": _LISTED,
+        }
+        found: list[dict[str, Any]] = []
+        while True:
+            page = await call(self._api.payment_intents.list_async(params=params))
+            intents = [item.to_dict(for_json=True) for item in page.data]
+            found += [item for item in intents if marks_of(item)[1] == charge.order_id]
+            if not page.has_more:
+                break
+            params["starting_after"] = page.data[-1].id
+        # There is one, by its key; if Stripe has several all the same, the one with the money counts.
+        found.sort(key=lambda item: item.get("status") == "succeeded")
+        return self._charge_outcome(charge, found[-1]) if found else None
+
+    def remembers(self, sent_at_us: int, now_us: int) -> bool:
+        """Stripe may forget an idempotency key after a day."""
+        return now_us - sent_at_us < _KEY_KEPT_US
 
     async def expire(self, order: AskedOrder) -> None:
         """Close a session. One that is complete or expired already stays what it is; the next look-up tells."""
@@ -270,6 +324,16 @@ class StripeProvider:
 
     async def close(self) -> None:
         await self._http.close_async()  # type: ignore[no-untyped-call]  # the library left it untyped
+
+
+def _readable(read: Callable[[], _Read]) -> _Read:
+    """What Stripe answered, read. Raises UnreadableAnswer, for whoever asked to set its question aside."""
+    try:
+        return read()
+    except (NotStripeObjectError, Refusal) as error:
+        raise UnreadableAnswer(f"Stripe answered something unreadable: {error}") from None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadableAnswer(f"Stripe answered no object of its own: {type(error).__name__}") from None
 
 
 def _marks(region: str, tenant_id: str, order_id: str) -> dict[str, str]:

@@ -20,7 +20,7 @@ from services.payment.providers import (
     ProviderRefusal,
     RefundOrder,
     SavedCharge,
-    Unreadable,
+    unreadable_id,
 )
 from services.payment.rules.currencies import to_vnpay_units
 from services.payment.rules.facts import Attempted, Fact, Refunded, RefundFailed
@@ -92,7 +92,7 @@ def open_vnpay(settings: PaymentSettings, clock: Clock) -> "VnpayProvider | None
 
 
 def read_callback(query: str, secrets: Sequence[str], received_at_us: int) -> Notice:
-    """Read the raw query of an IPN or of a return page. Raises BadSignature, Unreadable.
+    """Verify and read the raw query of an IPN or of a return page. Raises BadSignature.
 
     `received_at_us` is the instant of a payment for which VNPay states none.
     """
@@ -102,10 +102,15 @@ def read_callback(query: str, secrets: Sequence[str], received_at_us: int) -> No
         raise BadSignature(str(error)) from None
     if not is_signed(fields, secrets):
         raise BadSignature("VNPay did not sign this")
+    return read_verified(query, received_at_us)
+
+
+def read_verified(query: str, received_at_us: int) -> Notice:
+    """A callback that was verified before, as a notice; one that lacks what it must have says so in `problem`."""
     try:
-        result = read_result(fields)
-    except NotVnpayMessageError as error:
-        raise Unreadable(str(error)) from None
+        result = read_result(read_query(query))
+    except (NotVnpayMessageError, NotVnpayError) as error:
+        return Notice(unreadable_id(query.encode()), "ipn", None, None, (), problem=str(error))
     fact = fact_of(result, received_at_us)
     return Notice(
         event_id=result.event_id,
@@ -179,7 +184,7 @@ class VnpayProvider:
                 "vnp_CreateBy": plain(refund.actor),
                 "vnp_CreateDate": write_date(now_us),
                 "vnp_IpAddr": _SERVER_IP,
-                "vnp_OrderInfo": plain(f"refund-{reference}"),
+                "vnp_OrderInfo": plain(f"refund-{refund.request_id}"),
             },
             REFUND_NAMES,
         )
@@ -191,6 +196,24 @@ class VnpayProvider:
         elif not is_piped_signed(answer, REFUND_ANSWER_NAMES, self._keys.secrets):
             raise TransientFault("VNPay's answer to a refund is not signed by it")
         return _refund_fact(refund, "" if code == _IN_PROGRESS else _text(answer, "vnp_TransactionStatus"))
+
+    async def find_refund(self, refund: RefundOrder) -> Fact | None:
+        """Recognise a refund in what querydr says last happened to the order. Another one may hide it."""
+        answer = await self._query(refund.order_id, refund.order_created_at_us)
+        if answer is None or _text(answer, "vnp_TransactionType") in {"", _PAYMENT}:
+            return None
+        named = plain(f"refund-{refund.request_id}") == _text(answer, "vnp_OrderInfo")
+        alike = refund.is_only and _text(answer, "vnp_Amount") == str(to_vnpay_units(refund.money))
+        if not named and not alike:
+            raise TransientFault("VNPay tells of another refund of this payment: look there whether this one was made")
+        return _refund_fact(refund, _text(answer, "vnp_TransactionStatus"))
+
+    async def find_charge(self, charge: SavedCharge, since_us: int) -> Fact | NeedsCustomer | None:
+        raise ProviderRefusal("not-offered", f"VNPay charged nothing for {charge.order_id} since {since_us}")
+
+    def remembers(self, sent_at_us: int, now_us: int) -> bool:
+        """VNPay tells a repeated RequestId for the rest of its day."""
+        return write_date(sent_at_us)[:8] == write_date(now_us)[:8]
 
     async def charge_saved(self, charge: SavedCharge) -> Fact | NeedsCustomer:
         raise ProviderRefusal("not-offered", f"VNPay charges nothing without the customer (order {charge.order_id})")

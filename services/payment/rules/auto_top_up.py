@@ -6,14 +6,19 @@ attempt's outcome is open; suspended after repeated declines, or when the bank w
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from shared.clock import HOUR_US, from_us
 from shared.errors import Refusal
 
-AttemptState = Literal["open", "paid", "declined", "needs_customer"]
+# "withdrawn": given up before the card was charged, for it was no longer agreed to or no longer asked for.
+AttemptState = Literal["open", "paid", "declined", "needs_customer", "withdrawn"]
 SuspensionReason = Literal["declined", "authentication_required", "restored"]
 Hold = Literal["suspended", "balance", "attempt open", "an hour", "daily cap", "monthly cap"]
+
+
+# What was decided longer ago is decided anew. Far below the day for which a provider knows a repeated request.
+ATTEMPT_AGE_MAX_US: Final = HOUR_US
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +87,7 @@ def decide_attempt(
         return "balance"
     if any(attempt.state == "open" for attempt in attempts):
         return "attempt open"
-    if any(attempt.at_us > now_us - HOUR_US for attempt in attempts):
+    if any(attempt.at_us > now_us - HOUR_US and attempt.state != "withdrawn" for attempt in attempts):
         return "an hour"
     wanted = _round_up(agreement.target_micros - balance_micros, unit_micros)
     day = _left(agreement.daily_cap_micros, attempts, now_us, "%Y-%m-%d")
@@ -93,9 +98,48 @@ def decide_attempt(
     return Charge(amount)
 
 
+def is_too_old(attempt: Attempt, now_us: int) -> bool:
+    return now_us - attempt.at_us >= ATTEMPT_AGE_MAX_US
+
+
+def decide_again(
+    agreement: AutoTopUp | None,
+    attempt: Attempt,
+    others: Sequence[Attempt],
+    balance_micros: int,
+    now_us: int,
+    *,
+    unit_micros: int,
+    minimum_micros: int,
+    maximum_micros: int,
+) -> str | None:
+    """Why an attempt that is not charged yet must not be any more; None: charge it as it was decided.
+
+    `agreement` is the one that the attempt was decided by, if it is still in force. Decided anew over what is true
+    now, it must still be asked for, and at least as much.
+    """
+    if agreement is None:
+        return "consent withdrawn"
+    if is_too_old(attempt, now_us):
+        return "too old"
+    decision = decide_attempt(
+        agreement,
+        others,
+        balance_micros,
+        now_us,
+        unit_micros=unit_micros,
+        minimum_micros=minimum_micros,
+        maximum_micros=maximum_micros,
+    )
+    if not isinstance(decision, Charge):
+        return decision
+    return None if decision.amount_micros >= attempt.amount_micros else "amount"
+
+
 def decide_suspension(attempts: Sequence[Attempt], declines_max: int) -> SuspensionReason | None:
     """Why to suspend after the latest attempt: the bank wants the customer, or it declined `declines_max` in a row."""
-    latest = sorted(attempts, key=lambda attempt: attempt.at_us, reverse=True)
+    asked = [attempt for attempt in attempts if attempt.state != "withdrawn"]
+    latest = sorted(asked, key=lambda attempt: attempt.at_us, reverse=True)
     if latest and latest[0].state == "needs_customer":
         return "authentication_required"
     last = latest[:declines_max]

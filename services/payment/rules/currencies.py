@@ -111,6 +111,14 @@ def to_vnpay_units(money: Money) -> int:
     return _to_units(money, _VNPAY_UNIT)
 
 
+def check_payable(provider: str, money: Money) -> None:
+    """Refuse an amount that a provider can't take whole. Raises Refusal as `to_stripe_units`."""
+    if provider == "vnpay":
+        to_vnpay_units(money)
+    else:
+        to_stripe_units(money)
+
+
 def from_vnpay_units(units: int) -> Money:
     """`vnp_Amount` as micros of VND, exactly."""
     return Money(units * _VNPAY_UNIT.micros, _VNPAY_CURRENCY)

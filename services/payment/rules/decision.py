@@ -11,7 +11,19 @@ from services.payment.rules.facts import Money
 OrderState = Literal["pending", "paid", "credited", "failed", "expired", "mismatched", "refunded", "disputed"]
 # What became of a fact. "repeated" changed nothing because this very result was applied before; "unknown" is our own
 # order that is not there, "early" a reversal whose payment is not.
-Outcome = Literal["applied", "repeated", "mismatched", "queued", "unknown", "early", "ignored"]
+# "unreadable" and "failed" are kept with their reason, to be tried again; "dismissed" is an operator's word on one.
+Outcome = Literal[
+    "applied",
+    "repeated",
+    "mismatched",
+    "queued",
+    "unknown",
+    "early",
+    "ignored",
+    "unreadable",
+    "failed",
+    "dismissed",
+]
 QueueKind = Literal[
     "mismatch",
     "duplicate",

@@ -35,7 +35,10 @@ class Reversal:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """One payment as its payer sees it. `rate_e12`: account per payment currency, times 10^12; None without order."""
+    """One payment as its payer sees it. `rate_e12`: account per payment currency, times 10^12.
+
+    It is None without an order, and where a person settled the payment otherwise than its order had agreed.
+    """
 
     number: str
     issued_at_us: int

@@ -91,7 +91,8 @@ def derive_state(payment: Payment) -> OrderState:
 def decide_reversal(payment: Payment, fact: PaymentFact) -> Decision:
     """Decide a refund's or dispute's fact about a known payment. The order's state follows from `derive_state`."""
     if fact.money.currency != payment.paid.currency:
-        subject = fact.refund_id if isinstance(fact, Refunded | RefundFailed) else fact.dispute_id
+        # A step of its own each: what an operator dismissed while it was open comes again when it is lost.
+        subject = _name_step(fact)
         detail = f"{fact.money.currency} taken of a payment in {payment.paid.currency}"
         queued = Queued("reversal-currency", subject, payment.payment_id, fact.money.amount_micros, detail)
         return Decision("queued", queued=(queued,))
@@ -104,6 +105,18 @@ def decide_reversal(payment: Payment, fact: PaymentFact) -> Decision:
             return _decide_disputed(payment, fact.dispute_id, fact.money, withdrawn=fact.withdrawn)
         case DisputeClosed():
             return _decide_closed(payment, fact)
+
+
+def _name_step(fact: PaymentFact) -> str:
+    match fact:
+        case Refunded(refund_id=refund_id):
+            return refund_id
+        case RefundFailed(refund_id=refund_id):
+            return f"{refund_id}/failed"
+        case Disputed(dispute_id=dispute_id, withdrawn=withdrawn):
+            return f"{dispute_id}/{'withdrawn' if withdrawn else 'opened'}"
+        case DisputeClosed(dispute_id=dispute_id, outcome=outcome):
+            return f"{dispute_id}/{outcome}"
 
 
 def _decide_refunded(payment: Payment, fact: Refunded) -> Decision:

@@ -24,13 +24,17 @@ from services.payment.rules.facts import (
     RefundFailed,
     SavedCard,
 )
+from services.payment.rules.texts import CODE_MAX, EMAIL_MAX, NAME_MAX, clean_text
 from shared.clock import SECOND_US
+from shared.money import AMOUNT_MICROS_MAX
 
 Object = Mapping[str, Any]
 
 REGION_MARK: Final = "tollkeeper_region"
 ORDER_MARK: Final = "tollkeeper_order_id"
 TENANT_MARK: Final = "tollkeeper_tenant_id"
+# Names our request on the refund that it led to, so that it is found again when its answer was lost.
+REQUEST_MARK: Final = "tollkeeper_request_id"
 # "saved" where a saved card is charged without the customer: there is no page on which to try again.
 KIND_MARK: Final = "tollkeeper_kind"
 SAVED_KIND: Final = "saved"
@@ -62,15 +66,31 @@ class NotStripeObjectError(ValueError):
     """An object without what it must have. Its text names fields, never values."""
 
 
+def read_id(event: Object) -> str:
+    """An event's id. Raises NotStripeObjectError."""
+    return _text(event, "id")
+
+
+def read_type(event: Object) -> str:
+    """An event's type. Raises NotStripeObjectError."""
+    return _text(event, "type")
+
+
 def marks_of(found: Object) -> tuple[str | None, str | None]:
-    """The region and order that our metadata names; None where it names none."""
+    """The region and order that our metadata names; None where it names none. Raises NotStripeObjectError."""
     metadata = found.get("metadata") or {}
     return _mark(metadata, REGION_MARK), _mark(metadata, ORDER_MARK)
 
 
 def _mark(metadata: Object, name: str) -> str | None:
-    value = metadata.get(name)
-    return value if isinstance(value, str) and value else None
+    return None if metadata.get(name) in (None, "") else _text(metadata, name)
+
+
+def payment_of(event_type: str, found: Object) -> str | None:
+    """The payment that a refund's or dispute's event is about. Raises NotStripeObjectError."""
+    if event_type not in (*REFUND_EVENTS, *DISPUTE_EVENTS) or not found.get("payment_intent"):
+        return None
+    return f"stripe:{_id(found, 'payment_intent')}"
 
 
 def read_event_facts(event_type: str, found: Object, at_us: int) -> tuple[Fact, ...]:
@@ -103,7 +123,7 @@ def session_paid(session: Object, order_id: str, at_us: int) -> Paid:
     """A paid session as a fact. Raises NotStripeObjectError."""
     intent_id = _id(session, "payment_intent")
     details = session.get("customer_details") or {}
-    payer = Payer(details.get("name"), details.get("email"))
+    payer = _payer(details)
     money = _money(session, "amount_total")
     return Paid(order_id, f"stripe:{intent_id}", money, at_us, payer, intent_id, _saved_card(session))
 
@@ -112,7 +132,8 @@ def intent_fact(intent: Object, order_id: str, at_us: int) -> OrderFact | None:
     """What an intent's status means for its order; None while nothing was tried."""
     match intent.get("status"):
         case "succeeded":
-            money = _money(intent, "amount_received")
+            # Stripe states both; what speaks its language without the newer one means the same by "succeeded".
+            money = _money(intent, "amount_received" if intent.get("amount_received") is not None else "amount")
             intent_id = _text(intent, "id")
             payer = _charge_payer(intent.get("latest_charge"))
             return Paid(order_id, f"stripe:{intent_id}", money, at_us, payer, intent_id, _saved_card(intent))
@@ -122,7 +143,7 @@ def intent_fact(intent: Object, order_id: str, at_us: int) -> OrderFact | None:
             error = intent.get("last_payment_error")
             if not error:
                 return None
-            return Declined(order_id, str(error.get("code") or "declined")[:100], final=_is_saved(intent))
+            return Declined(order_id, clean_text(error.get("code"), CODE_MAX) or "declined", final=_is_saved(intent))
         case "canceled":
             return Declined(order_id, "canceled", final=True) if _is_saved(intent) else None
         case _:
@@ -135,7 +156,7 @@ def refund_fact(refund: Object) -> PaymentFact:
     refund_id, money = f"stripe:{_text(refund, 'id')}", _money(refund, "amount")
     status = refund.get("status")
     if status in ("failed", "canceled"):
-        return RefundFailed(payment_id, refund_id, money, str(refund.get("failure_reason") or status)[:100])
+        return RefundFailed(payment_id, refund_id, money, clean_text(refund.get("failure_reason"), CODE_MAX) or status)
     return Refunded(payment_id, refund_id, money, "succeeded" if status == "succeeded" else "pending")
 
 
@@ -165,7 +186,7 @@ def _is_withdrawn(dispute: Object) -> bool:
 
     Counted, not summed: what comes back is converted at another day's rate into the currency that Stripe settles in.
     """
-    moves = [int(item.get("amount", 0)) for item in dispute.get("balance_transactions") or ()]
+    moves = [int(item["amount"]) for item in dispute.get("balance_transactions") or ()]
     return sum(units < 0 for units in moves) > sum(units > 0 for units in moves)
 
 
@@ -207,7 +228,10 @@ def _money(found: Object, name: str) -> Money:
     units, currency = found.get(name), found.get("currency")
     if not isinstance(units, int) or isinstance(units, bool) or not isinstance(currency, str):
         raise NotStripeObjectError(f"{name} or currency is missing")
-    return from_stripe_units(units, currency)
+    money = from_stripe_units(units, currency)
+    if not 0 < money.amount_micros <= AMOUNT_MICROS_MAX:
+        raise NotStripeObjectError(f"{name} is no amount that an account can hold")
+    return money
 
 
 def _id(found: Object, name: str) -> str:
@@ -233,11 +257,17 @@ def _saved_card(found: Object) -> SavedCard | None:
     if not isinstance(intent, Mapping) or intent.get("setup_future_usage") != "off_session":
         return None
     customer, method = intent.get("customer"), intent.get("payment_method")
-    return SavedCard(customer, method) if isinstance(customer, str) and isinstance(method, str) else None
+    if not isinstance(customer, str) or not isinstance(method, str):
+        return None
+    return SavedCard(_text(intent, "customer"), _text(intent, "payment_method"))
 
 
 def _charge_payer(charge: object) -> Payer | None:
     if not isinstance(charge, Mapping):
         return None
-    details = charge.get("billing_details") or {}
-    return Payer(details.get("name"), details.get("email"))
+    return _payer(charge.get("billing_details") or {})
+
+
+def _payer(details: Object) -> Payer:
+    """What the payer typed, as far as it is text."""
+    return Payer(clean_text(details.get("name"), NAME_MAX), clean_text(details.get("email"), EMAIL_MAX))

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from services.payment.rules.currencies import from_vnpay_units, to_vnpay_units
 from services.payment.rules.facts import Attempted, Declined, Money, OrderFact, Paid
 from shared.clock import from_us, to_us
+from shared.money import AMOUNT_MICROS_MAX
 
 VERSION: Final = "2.1.0"
 
@@ -172,7 +173,7 @@ def read_result(fields: Mapping[str, object]) -> Result:
         transaction_no=number or "0",
         response_code=response_code,
         transaction_status=status,
-        money=from_vnpay_units(int(amount)),
+        money=_money(amount),
         paid_at_us=read_date(paid_at) if paid_at else None,
     )
 
@@ -192,6 +193,14 @@ def fact_of(result: Result, received_at_us: int) -> OrderFact | None:
     if result.transaction_status == _STATUS_ERROR and result.response_code != _RESPONSE_SUSPICIOUS:
         return Declined(result.order_id, f"vnpay-{result.response_code}-{result.transaction_status}", final=True)
     return Attempted(result.order_id, f"vnpay-{result.response_code}-{result.transaction_status}")
+
+
+def _money(amount: str) -> Money:
+    """Raises NotVnpayMessageError for what no order can be of."""
+    money = from_vnpay_units(int(amount))
+    if not 0 < money.amount_micros <= AMOUNT_MICROS_MAX:
+        raise NotVnpayMessageError("vnp_Amount is no amount that an account can hold")
+    return money
 
 
 def _text(fields: Mapping[str, object], name: str) -> str:

@@ -1,6 +1,7 @@
 """Agreements on automatic top-up and the charges made by them."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import asyncpg
 import orjson
@@ -12,7 +13,10 @@ from shared.db import Connection
 
 @dataclass(frozen=True, slots=True)
 class StoredAgreement:
-    """An agreement with the card that it is about; `suspensions` counts how often it stopped by itself."""
+    """An agreement with the card that it is about; `suspensions` counts how often it stopped by itself.
+
+    `number` counts what an account agreed to: it grows with each agreement that takes another's place.
+    """
 
     region: str
     tenant_id: str
@@ -20,21 +24,41 @@ class StoredAgreement:
     card: SavedCard
     enabled: bool
     suspensions: int
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StoredAttempt:
+    """A charge of a saved card by one agreement.
+
+    `sent_at_us`: when the provider first may have heard of it; `tried_at_us`: last sent or asked about.
+    """
+
     order_id: str
     region: str
     tenant_id: str
     number: int
     attempt: Attempt
+    agreement_number: int
+    card: SavedCard
+    sent_at_us: int | None = None
+    tried_at_us: int | None = None
+
+    @property
+    def account(self) -> str:
+        return f"{self.region}/{self.tenant_id}"
 
 
 _COLUMNS = """
     region, tenant_id, threshold_micros, target_micros, daily_cap_micros, monthly_cap_micros, suspended_reason,
-    card_customer, card_method, enabled, suspensions
+    card_customer, card_method, enabled, suspensions, agreement_number
 """
+_ATTEMPT = """
+    order_id, region, tenant_id, number, at, amount_micros, state, agreement_number, card_customer, card_method,
+    sent_at, tried_at
+"""
+# What the loop over accounts and open attempts calls an account that it has to leave out (shared.set_aside).
+SET_ASIDE_KIND: Final = "auto-top-up"
 
 
 def _read(row: asyncpg.Record | None) -> StoredAgreement | None:
@@ -48,7 +72,9 @@ def _read(row: asyncpg.Record | None) -> StoredAgreement | None:
         row["suspended_reason"],
     )
     card = SavedCard(row["card_customer"], row["card_method"])
-    return StoredAgreement(row["region"], row["tenant_id"], terms, card, row["enabled"], row["suspensions"])
+    return StoredAgreement(
+        row["region"], row["tenant_id"], terms, card, row["enabled"], row["suspensions"], row["agreement_number"]
+    )
 
 
 async def load_agreement(connection: Connection, region: str, tenant_id: str) -> StoredAgreement | None:
@@ -61,16 +87,19 @@ async def lock_agreement(connection: Connection, region: str, tenant_id: str) ->
     return _read(await connection.fetchrow(query, region, tenant_id))
 
 
-async def load_active(connection: Connection, after: tuple[str, str], limit: int) -> list[tuple[str, str]]:
-    """Accounts whose card may be charged, by name."""
+async def load_active(connection: Connection, after: tuple[str, str], limit: int, now_us: int) -> list[tuple[str, str]]:
+    """Accounts whose card may be charged, by name; without those that are set aside."""
     rows = await connection.fetch(
         """
         select region, tenant_id from auto_top_up
         where enabled and suspended_reason is null and (region, tenant_id) > ($1, $2)
+          and region || '/' || tenant_id not in (select item from set_aside where kind = $4 and next_at > $5)
         order by region, tenant_id limit $3
         """,
         *after,
         limit,
+        SET_ASIDE_KIND,
+        now_us,
     )
     return [(row["region"], row["tenant_id"]) for row in rows]
 
@@ -84,13 +113,14 @@ async def save_agreement(
     await connection.execute(
         """
         insert into auto_top_up (region, tenant_id, threshold_micros, target_micros, daily_cap_micros,
-          monthly_cap_micros, card_customer, card_method, enabled, changed_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, true, $9)
+          monthly_cap_micros, card_customer, card_method, enabled, changed_at, agreement_number)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, true, $9, 1)
         on conflict (region, tenant_id) do update set
           threshold_micros = excluded.threshold_micros, target_micros = excluded.target_micros,
           daily_cap_micros = excluded.daily_cap_micros, monthly_cap_micros = excluded.monthly_cap_micros,
           card_customer = excluded.card_customer, card_method = excluded.card_method, enabled = true,
-          suspended_reason = null, changed_at = excluded.changed_at
+          suspended_reason = null, changed_at = excluded.changed_at,
+          agreement_number = auto_top_up.agreement_number + 1
         """,
         agreement.region,
         agreement.tenant_id,
@@ -140,10 +170,10 @@ async def suspend(connection: Connection, region: str, tenant_id: str, reason: S
 async def load_attempts(connection: Connection, region: str, tenant_id: str, since_us: int) -> list[StoredAttempt]:
     """Attempts since an instant and all that are open, newest first."""
     rows = await connection.fetch(
-        """
-        select order_id, region, tenant_id, number, at, amount_micros, state from auto_top_up_attempt
+        f"""
+        select {_ATTEMPT} from auto_top_up_attempt
         where (region, tenant_id) = ($1, $2) and (at >= $3 or state = 'open') order by number desc
-        """,
+        """,  # noqa: S608 - constants
         region,
         tenant_id,
         since_us,
@@ -151,20 +181,79 @@ async def load_attempts(connection: Connection, region: str, tenant_id: str, sin
     return [_read_attempt(row) for row in rows]
 
 
-async def load_open_attempts(connection: Connection, limit: int) -> list[StoredAttempt]:
+async def load_open_attempts(
+    connection: Connection, after: tuple[int, str], limit: int, now_us: int
+) -> list[StoredAttempt]:
+    """A page of open attempts, oldest first; without those of accounts that are set aside."""
     rows = await connection.fetch(
-        """
-        select order_id, region, tenant_id, number, at, amount_micros, state from auto_top_up_attempt
-        where state = 'open' order by at limit $1
-        """,
+        f"""
+        select {_ATTEMPT} from auto_top_up_attempt
+        where state = 'open' and (at, order_id) > ($1, $2)
+          and region || '/' || tenant_id not in (select item from set_aside where kind = $4 and next_at > $5)
+        order by at, order_id limit $3
+        """,  # noqa: S608 - constants
+        *after,
         limit,
+        SET_ASIDE_KIND,
+        now_us,
     )
     return [_read_attempt(row) for row in rows]
 
 
+async def load_open_attempts_of(connection: Connection, region: str, tenant_id: str) -> list[StoredAttempt]:
+    """The open attempts of an account, locked; the caller has locked its agreement."""
+    rows = await connection.fetch(
+        f"""
+        select {_ATTEMPT} from auto_top_up_attempt
+        where (region, tenant_id) = ($1, $2) and state = 'open' order by number for update
+        """,  # noqa: S608 - constants
+        region,
+        tenant_id,
+    )
+    return [_read_attempt(row) for row in rows]
+
+
+async def load_attempt(connection: Connection, order_id: str) -> StoredAttempt | None:
+    query = f"select {_ATTEMPT} from auto_top_up_attempt where order_id = $1"  # noqa: S608 - constants
+    row = await connection.fetchrow(query, order_id)
+    return None if row is None else _read_attempt(row)
+
+
+async def mark_tried(connection: Connection, order_id: str, now_us: int, *, sent: bool) -> None:
+    """Note that the provider is about to be asked, before it is: what was sent once may have happened."""
+    await connection.execute(
+        """
+        update auto_top_up_attempt set tried_at = $2, sent_at = case when $3 then coalesce(sent_at, $2) else sent_at end
+        where order_id = $1
+        """,
+        order_id,
+        now_us,
+        sent,
+    )
+
+
+async def has_open_attempt(connection: Connection, order_id: str) -> bool:
+    """Whether an order is the charge of a saved card whose outcome is open."""
+    return bool(
+        await connection.fetchval(
+            "select exists (select from auto_top_up_attempt where order_id = $1 and state = 'open')", order_id
+        )
+    )
+
+
 def _read_attempt(row: asyncpg.Record) -> StoredAttempt:
     attempt = Attempt(row["at"], row["amount_micros"], row["state"])
-    return StoredAttempt(row["order_id"], row["region"], row["tenant_id"], row["number"], attempt)
+    return StoredAttempt(
+        row["order_id"],
+        row["region"],
+        row["tenant_id"],
+        row["number"],
+        attempt,
+        row["agreement_number"],
+        SavedCard(row["card_customer"], row["card_method"]),
+        row["sent_at"],
+        row["tried_at"],
+    )
 
 
 async def load_last_attempt_number(connection: Connection, region: str, tenant_id: str) -> int:
@@ -180,8 +269,9 @@ async def load_last_attempt_number(connection: Connection, region: str, tenant_i
 async def insert_attempt(connection: Connection, found: StoredAttempt) -> None:
     await connection.execute(
         """
-        insert into auto_top_up_attempt (order_id, region, tenant_id, number, amount_micros, at, state)
-        values ($1, $2, $3, $4, $5, $6, $7)
+        insert into auto_top_up_attempt (order_id, region, tenant_id, number, amount_micros, at, state,
+          agreement_number, card_customer, card_method)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
         """,
         found.order_id,
         found.region,
@@ -190,13 +280,19 @@ async def insert_attempt(connection: Connection, found: StoredAttempt) -> None:
         found.attempt.amount_micros,
         found.attempt.at_us,
         found.attempt.state,
+        found.agreement_number,
+        found.card.customer,
+        found.card.method,
     )
 
 
-async def end_attempt(connection: Connection, order_id: str, state: AttemptState) -> bool:
+async def end_attempt(connection: Connection, order_id: str, state: AttemptState, reason: str | None = None) -> bool:
     """End an open attempt; answer False where somebody did before."""
     status = await connection.execute(
-        "update auto_top_up_attempt set state = $2 where order_id = $1 and state = 'open'", order_id, state
+        "update auto_top_up_attempt set state = $2, reason = $3 where order_id = $1 and state = 'open'",
+        order_id,
+        state,
+        reason,
     )
     return status.endswith(" 1")
 

@@ -1,11 +1,17 @@
 """Facts about payments that are not known yet, kept until the payment is captured."""
 
+from dataclasses import dataclass
+from typing import Final
+
 import orjson
 
+from services.payment.providers import ProviderName
 from services.payment.rules.facts import DisputeClosed, Disputed, Money, PaymentFact, Refunded, RefundFailed
 from shared.db import Connection
 from shared.ids import fact_id
 
+# What a fact that could not be applied is called where it is set aside (shared.set_aside).
+EARLY_KIND: Final = "early"
 _KINDS: dict[str, type[PaymentFact]] = {
     kind.__name__: kind for kind in (Refunded, RefundFailed, Disputed, DisputeClosed)
 }
@@ -27,12 +33,42 @@ async def insert_early_fact(connection: Connection, fact: PaymentFact, cause: st
     )
 
 
-async def take_early_facts(connection: Connection, payment_id: str) -> list[tuple[PaymentFact, str]]:
-    """Remove and answer the facts that waited for a payment, each with its cause, in the order of arrival."""
+@dataclass(frozen=True, slots=True)
+class EarlyFact:
+    """A fact that waits for its payment, and why it was told."""
+
+    fact_id: str
+    fact: PaymentFact
+    cause: str
+    provider: ProviderName
+
+
+async def load_early_facts(connection: Connection, payment_id: str) -> list[EarlyFact]:
+    """The facts that wait for a payment, in the order of arrival."""
     rows = await connection.fetch(
-        "delete from early_fact where payment_id = $1 returning fact_number, fact, cause", payment_id
+        "select fact_id, fact, cause from early_fact where payment_id = $1 order by fact_number", payment_id
     )
-    return [(_read(row["fact"]), row["cause"]) for row in sorted(rows, key=lambda row: int(row["fact_number"]))]
+    provider: ProviderName = "vnpay" if payment_id.startswith("vnpay:") else "stripe"
+    return [EarlyFact(row["fact_id"], _read(row["fact"]), row["cause"], provider) for row in rows]
+
+
+async def delete_early_fact(connection: Connection, fact_id: str) -> None:
+    await connection.execute("delete from early_fact where fact_id = $1", fact_id)
+
+
+async def load_late_payments(connection: Connection, now_us: int, limit: int) -> list[str]:
+    """Payments that are known and for which facts still wait, as they could not be applied; without paused ones."""
+    rows = await connection.fetch(
+        """
+        select distinct f.payment_id from early_fact f join payment p using (payment_id)
+        where f.fact_id not in (select item from set_aside where kind = $1 and next_at > $2)
+        order by f.payment_id limit $3
+        """,
+        EARLY_KIND,
+        now_us,
+        limit,
+    )
+    return [row["payment_id"] for row in rows]
 
 
 def _read(text: str) -> PaymentFact:
@@ -43,7 +79,13 @@ def _read(text: str) -> PaymentFact:
 
 async def delete_old_facts(connection: Connection, before_us: int) -> int:
     """Forget facts whose payment never came: those of somebody else's payments. Answer how many."""
-    status = await connection.execute("delete from early_fact where received_at < $1", before_us)
+    status = await connection.execute(
+        """
+        delete from early_fact where received_at < $1
+          and not exists (select from payment p where p.payment_id = early_fact.payment_id)
+        """,
+        before_us,
+    )
     return int(status.rpartition(" ")[2])
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from services.payment.providers import ProviderName
 from services.payment.rules.decision import Outcome
@@ -21,11 +22,15 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """An event of the inbox, locked: `outcome` is None unless it had been completed before."""
+    """An event of the inbox, locked: `outcome` is None unless it had been completed before.
+
+    `problem`: it could not be read or applied before.
+    """
 
     first_received_at_us: int
     outcome: Outcome | None
     is_new: bool
+    problem: str | None = None
 
 
 async def lock_events(
@@ -44,11 +49,11 @@ async def lock_events(
           from unnest($1::text[], $2::text[], $3::text[], $4::bytea[]) c(provider, event_id, type, body)
           order by provider, event_id
           on conflict (provider, event_id) do update set outcome = inbox.outcome
-          returning provider, event_id, first_received_at, outcome, xmax = 0 as is_new
+          returning provider, event_id, first_received_at, outcome, xmax = 0 as is_new, problem
         ), locks as materialized (
           {LOCK_PAYMENT_IDS.replace("$1", "$6")} where (select count(*) from event) > 0
         )
-        select provider, event_id, first_received_at, case when not is_new then outcome end, is_new,
+        select provider, event_id, first_received_at, case when not is_new then outcome end, is_new, problem,
           (select count(*) from locks)
         from event
         """,  # noqa: S608 - constants
@@ -59,17 +64,18 @@ async def lock_events(
         now_us,
         payment_ids,
     )
-    found = {(row[0], row[1]): Arrival(row[2], row[3], row[4]) for row in rows}
+    found = {(row[0], row[1]): Arrival(row[2], row[3], row[4], row[5]) for row in rows}
     return [found[callback.provider, callback.event_id] for callback in callbacks]
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What became of an event; `outcome` None leaves it open, to be sent again."""
+    """What became of an event; `outcome` None leaves it open, to be sent again or, with a `problem`, tried again."""
 
     provider: ProviderName
     event_id: str
     outcome: Outcome | None
+    problem: str | None = None
 
 
 async def finish_events(connection: Connection, endings: Sequence[Ending], now_us: int) -> None:
@@ -78,12 +84,101 @@ async def finish_events(connection: Connection, endings: Sequence[Ending], now_u
         return
     await connection.execute(
         """
-        update inbox i set completed_at = case when e.outcome is not null then $4::timestamptz end, outcome = e.outcome
-        from unnest($1::text[], $2::text[], $3::text[]) e(provider, event_id, outcome)
+        update inbox i set completed_at = case when e.outcome is not null then $4::timestamptz end, outcome = e.outcome,
+          problem = coalesce(e.problem, i.problem)
+        from unnest($1::text[], $2::text[], $3::text[], $5::text[]) e(provider, event_id, outcome, problem)
         where i.provider = e.provider and i.event_id = e.event_id
         """,
         [ending.provider for ending in endings],
         [ending.event_id for ending in endings],
         [ending.outcome for ending in endings],
         now_us,
+        [ending.problem for ending in endings],
+    )
+
+
+# What the loop that tries events again calls one that it has to leave out (shared.set_aside).
+SET_ASIDE_KIND: Final = "inbox"
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An event that could not be read or applied, and is open."""
+
+    provider: ProviderName
+    event_id: str
+    type: str
+    body: bytes
+    first_received_at_us: int
+    problem: str
+
+    @property
+    def key(self) -> Key:
+        return self.provider, self.event_id
+
+    @property
+    def item(self) -> str:
+        return f"{self.provider}/{self.event_id}"
+
+
+async def keep_problem(connection: Connection, callback: Callback, problem: str, now_us: int) -> None:
+    """Keep an event that could not be applied, open and with its reason; one that was completed meanwhile stays so."""
+    await connection.execute(
+        """
+        insert into inbox (provider, event_id, type, body, first_received_at, problem) values ($1, $2, $3, $4, $5, $6)
+        on conflict (provider, event_id) do update set problem = excluded.problem where inbox.completed_at is null
+        """,
+        callback.provider,
+        callback.event_id,
+        callback.type,
+        callback.body,
+        now_us,
+        problem,
+    )
+
+
+async def load_problems(connection: Connection, after: Key, limit: int) -> list[Kept]:
+    """A page of events that could not be read or applied, by provider and id."""
+    rows = await connection.fetch(
+        """
+        select provider, event_id, type, body, first_received_at, problem from inbox
+        where completed_at is null and problem is not null and (provider, event_id) > ($1, $2)
+        order by provider, event_id limit $3
+        """,
+        *after,
+        limit,
+    )
+    return [Kept(*row) for row in rows]
+
+
+async def load_problem(connection: Connection, key: Key) -> Kept | None:
+    row = await connection.fetchrow(
+        """
+        select provider, event_id, type, body, first_received_at, problem from inbox
+        where (provider, event_id) = ($1, $2) and completed_at is null and problem is not null
+        """,
+        *key,
+    )
+    return None if row is None else Kept(*row)
+
+
+async def dismiss_problem(connection: Connection, key: Key, actor: str, reason: str, now_us: int) -> bool:
+    """Complete an event that could not be applied by an operator's decision; False where none is open."""
+    status = await connection.execute(
+        """
+        update inbox set completed_at = $3, outcome = 'dismissed', dismissed_by = $4, dismissed_reason = $5
+        where (provider, event_id) = ($1, $2) and completed_at is null and problem is not null
+        """,
+        *key,
+        now_us,
+        actor,
+        reason,
+    )
+    return status.endswith(" 1")
+
+
+async def count_problems(connection: Connection) -> int:
+    return int(
+        await connection.fetchval("select count(*) from inbox where completed_at is null and problem is not null")
     )

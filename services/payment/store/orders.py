@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from typing import Final
 
 import asyncpg
 
@@ -58,6 +59,7 @@ class StoredOrder(NewOrder):
     registered_at: int | None
     page_url: str | None
     page_reference: str | None
+    page_token: str
 
     @property
     def order(self) -> Order:
@@ -72,6 +74,9 @@ class StoredOrder(NewOrder):
         )
 
 
+# What the loop that tells balance of attempts calls an order that it has to leave out (shared.set_aside).
+ATTEMPT_KIND: Final = "attempt"
+
 _AGREED = ", ".join(NewOrder.__dataclass_fields__)
 ORDER_COLUMNS = tuple(StoredOrder.__dataclass_fields__)
 _COLUMNS = ", ".join(ORDER_COLUMNS)
@@ -84,6 +89,11 @@ def _read(row: asyncpg.Record | None) -> StoredOrder | None:
 async def load_order(connection: Connection, order_id: str) -> StoredOrder | None:
     query = f"select {_COLUMNS} from payment_order where order_id = $1"  # noqa: S608 - constants
     return _read(await connection.fetchrow(query, order_id))
+
+
+async def load_order_of_page(connection: Connection, token: str) -> StoredOrder | None:
+    query = f"select {_COLUMNS} from payment_order where page_token = $1"  # noqa: S608 - constants
+    return _read(await connection.fetchrow(query, token))
 
 
 async def lock_order(connection: Connection, order_id: str) -> StoredOrder | None:
@@ -197,15 +207,17 @@ async def mark_attempted(connection: Connection, order_id: str) -> None:
     await connection.execute("update payment_order set attempted = true where order_id = $1", order_id)
 
 
-async def load_unregistered_attempts(connection: Connection, limit: int) -> list[StoredOrder]:
-    """Open orders that were attempted, which balance does not know yet."""
+async def load_unregistered_attempts(connection: Connection, limit: int, now_us: int) -> list[StoredOrder]:
+    """Open orders that were attempted, which balance does not know yet; without those that are set aside."""
     rows = await connection.fetch(
         f"""
         select {_COLUMNS} from payment_order
         where attempted and not attempt_registered and state in ('pending', 'mismatched')
+          and order_id not in (select item from set_aside where kind = '{ATTEMPT_KIND}' and next_at > $2)
         order by order_number limit $1
         """,  # noqa: S608 - constants
         limit,
+        now_us,
     )
     return [StoredOrder(*row) for row in rows]
 

@@ -92,6 +92,7 @@ class ReceiptRow:
     payer_email: str
     rate_e12: int | None
     rate_date: date | None
+    is_as_agreed: bool
 
 
 async def load_receipt(connection: Connection, number: str) -> ReceiptRow | None:
@@ -99,7 +100,9 @@ async def load_receipt(connection: Connection, number: str) -> ReceiptRow | None
         """
         select r.number, r.issued_at, r.seller, p.payment_id, p.order_id, p.region, p.tenant_id, p.provider,
                p.paid_micros, p.paid_currency, p.account_currency, p.credit_micros, p.paid_at, p.reference,
-               p.payer_name, p.payer_email, o.rate_e12, o.rate_date
+               p.payer_name, p.payer_email, o.rate_e12, o.rate_date,
+               coalesce((p.paid_micros, p.paid_currency, p.credit_micros)
+                 = (o.amount_micros, o.currency, o.credit_micros), false)
         from receipt r join payment p using (payment_id) left join payment_order o on o.order_id = p.order_id
         where r.number = $1
         """,

@@ -1,19 +1,26 @@
 """Refunds that operators asked for, kept before the provider is asked."""
 
 from dataclasses import dataclass
+from typing import Final
 
 import asyncpg
 
 from shared.db import Connection
 
 _COLUMNS = """
-    request_id, payment_id, request_hash, amount_micros, reason, actor, requested_at, refund_id, failure, answered_at
+    request_id, payment_id, request_hash, amount_micros, reason, actor, requested_at, refund_id, failure, answered_at,
+    sent_at, tried_at
 """
+# What the loop that sends again calls a request that it has to leave out (shared.set_aside).
+SET_ASIDE_KIND: Final = "refund-resume"
 
 
 @dataclass(frozen=True, slots=True)
 class RefundRequest:
-    """`amount_micros` of the payment's currency; answered with a refund's id or with a failure."""
+    """`amount_micros` of the payment's currency; answered with a refund's id or with a failure.
+
+    `sent_at_us`: when the provider first may have heard of it; `tried_at_us`: last sent or asked about.
+    """
 
     request_id: str
     payment_id: str
@@ -25,6 +32,12 @@ class RefundRequest:
     refund_id: str | None = None
     failure: str | None = None
     answered_at_us: int | None = None
+    sent_at_us: int | None = None
+    tried_at_us: int | None = None
+
+    @property
+    def cursor(self) -> tuple[int, str]:
+        return self.requested_at_us, self.request_id
 
 
 def _read(row: asyncpg.Record | None) -> RefundRequest | None:
@@ -68,6 +81,51 @@ async def answer_request(
     )
 
 
+async def mark_tried(connection: Connection, request_id: str, now_us: int, *, sent: bool) -> None:
+    """Note that a provider is about to be asked, before it is: what was sent once may have happened."""
+    await connection.execute(
+        """
+        update refund_request set tried_at = $2, sent_at = case when $3 then coalesce(sent_at, $2) else sent_at end
+        where request_id = $1
+        """,
+        request_id,
+        now_us,
+        sent,
+    )
+
+
+async def withdraw_request(connection: Connection, request_id: str, actor: str, reason: str, now_us: int) -> None:
+    """Take a request back: it is answered, and sent no more."""
+    await connection.execute(
+        """
+        update refund_request set failure = 'withdrawn', answered_at = $4, withdrawn_by = $2, withdrawn_reason = $3
+        where request_id = $1 and answered_at is null
+        """,
+        request_id,
+        actor,
+        reason,
+        now_us,
+    )
+
+
+async def count_alike(connection: Connection, payment_id: str, amount_micros: int) -> int:
+    """How many refunds of a payment are of an amount, asked for here or heard of."""
+    return int(
+        await connection.fetchval(
+            """
+            select count(*) from (
+              select refund_id from refund where payment_id = $1 and amount_micros = $2
+              union
+              select coalesce(refund_id, request_id) from refund_request
+              where payment_id = $1 and amount_micros = $2 and (failure is null or sent_at is not null)
+            ) alike
+            """,
+            payment_id,
+            amount_micros,
+        )
+    )
+
+
 async def sum_open_requests(connection: Connection, payment_id: str) -> int:
     """What was asked for and not answered yet, in the payment's currency."""
     return int(
@@ -81,13 +139,18 @@ async def sum_open_requests(connection: Connection, payment_id: str) -> int:
     )
 
 
-async def load_open_requests(connection: Connection, before_us: int, limit: int) -> list[RefundRequest]:
-    """Requests from before an instant that the provider has not answered."""
+async def load_open_requests(
+    connection: Connection, after: tuple[int, str], limit: int, *, before_us: int
+) -> list[RefundRequest]:
+    """A page of requests that the provider has not answered, oldest first; those last tried before an instant."""
     rows = await connection.fetch(
         f"""
-        select {_COLUMNS} from refund_request where answered_at is null and requested_at < $1
-        order by requested_at limit $2
+        select {_COLUMNS} from refund_request
+        where answered_at is null and (requested_at, request_id) > ($1, $2)
+          and coalesce(tried_at, requested_at) < $3
+        order by requested_at, request_id limit $4
         """,  # noqa: S608 - constants
+        *after,
         before_us,
         limit,
     )
