@@ -19,6 +19,7 @@ from deploy.cli.output import remark, say
 from deploy.cli.payments import rates, reconcile
 from deploy.cli.prices import prices
 from deploy.cli.publish import publish
+from deploy.cli.refunds import inbox, refunds
 from deploy.cli.restores import restores
 from deploy.cli.settled import wait_settled
 from deploy.cli.stack import stack_down, stack_status, stack_up
@@ -64,6 +65,8 @@ app.add_typer(prices, name="prices")
 app.add_typer(account, name="account")
 app.add_typer(voucher, name="voucher")
 app.add_typer(rates, name="rates")
+app.add_typer(refunds, name="refunds")
+app.add_typer(inbox, name="inbox")
 app.add_typer(dead, name="dead")
 app.add_typer(parked, name="parked")
 app.add_typer(contradictions, name="contradictions")
