@@ -65,12 +65,13 @@ def draw_story(seed: int, start_us: int) -> Story:
         tenant = f"s{seed}-t{number // 2}"
         for event in _Life(draw, region, tenant, f"s{seed}-{number}", start_us, clock[-1]).events():
             planned[_step_of(draw, event, clock)].append(event)
+    restores = _draw_restore(draw)
     steps = tuple(
         Step(
             at_us,
             tuple(planned[number]),
             tuple(_draw_credits(draw, seed, number)),
-            tuple(_draw_troubles(draw)),
+            (*_draw_troubles(draw), *(trouble for at, trouble in restores if at == number)),
             draw.random() < 0.6,
         )
         for number, at_us in enumerate(clock)
@@ -109,6 +110,15 @@ def _draw_troubles(draw: random.Random) -> Iterator[TroubleAt]:
             yield TroubleAt(kind, draw.choice(SERVICES) + draw.choice(("", "-2")))
         else:
             yield TroubleAt(kind, draw.choice(SERVICES) if kind == "cut" else "")
+
+
+def _draw_restore(draw: random.Random) -> list[tuple[int, TroubleAt]]:
+    """Half of the stories lose a database: a dump is made in one step and takes its place some steps later."""
+    if draw.random() < 0.5:
+        return []
+    service, dumped = draw.choice(SERVICES), draw.randrange(1, STEPS - 4)
+    lost = dumped + draw.randrange(1, 4)
+    return [(dumped, TroubleAt("back up", service)), (lost, TroubleAt("restore", service))]
 
 
 @dataclass

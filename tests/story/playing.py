@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,7 +18,7 @@ from shared.topics import COMMANDS, ENFORCEMENT_EVENTS, LIFECYCLE, USAGE
 from tests.fleet.making import Event, lines_of
 from tests.oracle.accounts import answer
 from tests.standins.town import Town
-from tests.story.drawing import Account, Step, Story, TroubleAt
+from tests.story.drawing import Account, Credit, Step, Story, TroubleAt
 from tests.story.truth import Truth
 from tests.system.broker import Outgoing, outgoing
 from tests.system.cluster import Cluster
@@ -41,6 +42,10 @@ class Play:
     garbage: int = 0
     paused: list[str] = field(default_factory=list)
     killed: list[str] = field(default_factory=list)
+    dumps: dict[str, Path] = field(default_factory=dict)
+    given: list[Credit] = field(default_factory=list)  # since the dump of balance
+    unconfirmed: list[str] = field(default_factory=list)
+    known_deletes: set[str] = field(default_factory=set)  # commanded before the restore that is not confirmed
 
     def __post_init__(self) -> None:
         self.draw = random.Random(self.story.seed * 7919)
@@ -62,6 +67,7 @@ class Play:
             self._play(number, step)
         self._recover()
         self._settle()
+        self._confirm()
         self._platform_acts(obedience=1.0)
         self._settle()
         self._look()
@@ -71,7 +77,7 @@ class Play:
 
     def _play(self, number: int, step: Step) -> None:
         for credit in step.credits:
-            self._credit(credit.account, credit.amount_micros, credit.key)
+            self._credit(credit)
         for trouble in step.troubles:
             self._begin(trouble)
         lines = lines_of(step.events)
@@ -87,13 +93,22 @@ class Play:
         for trouble in step.troubles:
             self._trouble(trouble)
         self._recover()
+        for trouble in step.troubles:
+            if trouble.kind == "restore":
+                self._restore(trouble.target)
         if step.waits:
             self._settle()
         self._platform_acts(obedience=self.story.obedience)
         self._check_commands()
+        if self.draw.random() < 0.5:
+            self._confirm()
 
-    def _credit(self, account: Account, amount_micros: int, key: str) -> None:
-        self.cluster.credit(account, amount_micros, key)
+    def _credit(self, credit: Credit) -> None:
+        self.cluster.credit(credit.account, credit.amount_micros, credit.key)
+        self._note_credit(credit.account, credit.amount_micros)
+        self.given.append(credit)
+
+    def _note_credit(self, account: Account, amount_micros: int) -> None:
         self.truth.credits[account] = self.truth.credits.get(account, 0) + amount_micros
 
     # Troubles
@@ -115,6 +130,38 @@ class Play:
             self.cluster.produce([Outgoing(LIFECYCLE, b"\x00 no event"), Outgoing(USAGE, b'{"specversion":"1.0"}')])
         elif trouble.kind == "aborted":
             run_async(self._abort())
+        elif trouble.kind == "back up":
+            self.dumps[trouble.target] = self.cluster.dump(trouble.target)
+            self.given.clear()
+
+    def _restore(self, service: str) -> None:
+        """The database is lost; both processes start at once on its dump. An operator gives again what balance lost."""
+        names = [name for name in self.cluster.process_names if name.partition("-")[0] == service]
+        self.known_deletes = {item["id"] for item in self._read(COMMANDS) if item["type"] != "container.stop"}
+        for name in names:
+            self.cluster.kill(name)
+        self.cluster.restore_dump(service, self.dumps[service])
+        lost = list(self.given) if service == "balance" else []
+        for credit in lost:
+            self._note_credit(credit.account, -credit.amount_micros)
+        self._look()
+        for name in names:
+            self.cluster.start(name, wait=False)
+        for name in names:
+            self.cluster.wait_ready(name)
+        self.unconfirmed.append(service)
+        for credit in lost:
+            self.cluster.credit(credit.account, credit.amount_micros, credit.key)
+            self._note_credit(credit.account, credit.amount_micros)
+
+    def _confirm(self) -> None:
+        """An operator confirms the restores that there were."""
+        for service in self.unconfirmed:
+            [last, *_] = self.cluster.get(service, "/v1/restores")["restores"]
+            word = {"actor": "sre", "reason": "looked at what was lost"}
+            answer = self.cluster.post(service, f"/v1/restores/{last['incarnation']}/confirm", word)
+            assert answer.is_success, answer.text
+        self.unconfirmed.clear()
 
     async def _abort(self) -> None:
         """A platform's transaction that stops and deletes everything and then does not happen."""
@@ -240,6 +287,8 @@ class Play:
                         f"{self.truth.least(account)} micros"
                     )
                 continue
+            if self.unconfirmed and command["id"] not in self.known_deletes:
+                raise self._wrong(f"{command['subject']} is deleted before anybody confirmed the restore")
             grace_us = self.cluster.regions[account[0]]["grace_seconds"] * SECOND_US
             if parse_instant(command["time"]) - parse_instant(command["data"]["negative_since"]) < grace_us:
                 raise self._wrong(f"{command['subject']} is deleted before its time")
