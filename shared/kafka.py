@@ -1,15 +1,17 @@
 """The typed edge of aiokafka: records, producers, and what its own API leaves out (topic ids)."""
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, ClassVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Schema, TaggedFields
+from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
 
 from shared.topics import MESSAGE_BYTES_MAX
 
@@ -133,20 +135,118 @@ class _MetadataRequest(Request[_MetadataRequestStruct]):  # type: ignore[misc]  
 
 @dataclass(frozen=True, slots=True)
 class TopicDescription:
+    """A topic's incarnation and the node that leads each of its partitions, from 0 on."""
+
     topic_id: uuid.UUID
-    partitions: int
+    leaders: tuple[int, ...]
+
+    @property
+    def partitions(self) -> int:
+        return len(self.leaders)
 
 
 async def describe_topics(bootstrap: str, topics: list[str]) -> dict[str, TopicDescription]:
-    """The id and number of partitions of each topic that exists."""
+    """Every topic of these that exists."""
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     try:
-        response: Any = await admin._client.send(admin._client.get_random_node(), _MetadataRequest(topics))  # noqa: SLF001
+        return await describe_with(admin._client, topics)  # noqa: SLF001 - its client sends what it has no method for
     finally:
         await admin.close()
+
+
+async def describe_with(client: AIOKafkaClient, topics: list[str]) -> dict[str, TopicDescription]:
+    """The same over a connection that is there."""
+    response: Any = await client.send(client.get_random_node(), _MetadataRequest(topics))
     return {
-        name: TopicDescription(topic_id, len(partitions))
+        name: TopicDescription(topic_id, tuple(leader for _, _, leader, *_ in sorted(partitions, key=_number)))
         for error, name, topic_id, _internal, partitions, _operations, _tags in response.topics
         if error == 0
     }
+
+
+def _number(partition: tuple[int, int]) -> int:
+    return partition[1]
+
+
+class _DescribeProducersResponse(Response):  # type: ignore[misc]  # aiokafka is untyped
+    API_KEY = 61
+    API_VERSION = 0
+    SCHEMA: ClassVar[Schema] = Schema(
+        ("throttle_time_ms", Int32),
+        (
+            "topics",
+            CompactArray(
+                ("name", CompactString("utf-8")),
+                (
+                    "partitions",
+                    CompactArray(
+                        ("partition", Int32),
+                        ("error_code", Int16),
+                        ("error_message", CompactString("utf-8")),
+                        (
+                            "producers",
+                            CompactArray(
+                                ("producer_id", Int64),
+                                ("producer_epoch", Int32),
+                                ("last_sequence", Int32),
+                                ("last_timestamp", Int64),
+                                ("coordinator_epoch", Int32),
+                                ("transaction_start", Int64),
+                                ("tags", TaggedFields),
+                            ),
+                        ),
+                        ("tags", TaggedFields),
+                    ),
+                ),
+                ("tags", TaggedFields),
+            ),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _DescribeProducersRequestStruct(RequestStruct):  # type: ignore[misc]  # aiokafka is untyped
+    API_KEY = 61
+    API_VERSION = 0
+    FLEXIBLE_VERSION = True
+    RESPONSE_TYPE = _DescribeProducersResponse
+    SCHEMA: ClassVar[Schema] = Schema(
+        (
+            "topics",
+            CompactArray(("name", CompactString("utf-8")), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)),
+        ),
+        ("tags", TaggedFields),
+    )
+
+
+class _DescribeProducersRequest(Request[_DescribeProducersRequestStruct]):  # type: ignore[misc]  # aiokafka is untyped
+    API_KEY = 61
+
+    def __init__(self, topics: list[tuple[str, list[int], dict[int, bytes]]]) -> None:
+        self._topics = topics
+
+    def build(self, request_struct_class: type[_DescribeProducersRequestStruct]) -> _DescribeProducersRequestStruct:
+        return request_struct_class(self._topics, {})
+
+
+async def describe_producers(
+    client: AIOKafkaClient, places: Sequence[tuple[str, int]]
+) -> dict[tuple[str, int], list[int]]:
+    """Producer ids with an open transaction, by topic and partition; of other partitions nothing."""
+    described = await describe_with(client, sorted({topic for topic, _ in places}))
+    by_leader: dict[int, dict[str, list[int]]] = {}
+    for topic, number in places:
+        if topic in described:
+            by_leader.setdefault(described[topic].leaders[number], {}).setdefault(topic, []).append(number)
+    found: dict[tuple[str, int], list[int]] = {}
+    for leader, topics in by_leader.items():
+        request = _DescribeProducersRequest([(topic, numbers, {}) for topic, numbers in topics.items()])
+        response: Any = await client.send(leader, request)
+        for name, partitions, _tags in response.topics:
+            for number, _error, _message, producers, _ in partitions:
+                # Before its first record a producer has no transaction here: -1.
+                ids = [producer_id for producer_id, *_, start, _ in producers if start >= 0]
+                if ids:
+                    found[name, number] = ids
+    return found

@@ -12,6 +12,7 @@ from services.metering.app.books import publish_book
 from services.metering.app.guard import ClockGuard
 from services.metering.app.intake import Intake
 from services.metering.app.inventory import Inventory
+from services.metering.app.read_until import ReadUntil
 from services.metering.app.tick import Ticker
 from services.metering.app.work import NO_PRICES, Prices
 from services.metering.rules.charge import charge
@@ -79,6 +80,7 @@ class MeteringApi:
         inventory: Inventory,
         guard: ClockGuard,
         relay: Relay,
+        reading: ReadUntil,
     ) -> None:
         self._pool = pool
         self._clock = clock
@@ -89,6 +91,7 @@ class MeteringApi:
         self._inventory = inventory
         self._guard = guard
         self._relay = relay
+        self._reading = reading
         self.router = APIRouter(prefix="/v1", tags=["metering"])
         self._add_routes()
 
@@ -114,11 +117,13 @@ class MeteringApi:
             unpriced = await usage_store.count_unpriced(connection)
             contradictions = await contradiction_store.count_contradictions(connection)
             aside = await count_set_aside(connection)
+            reading = await self._reading.describe(connection)
         return {
             "now": format_instant(self._clock.now_us()),
             "test_clock": self._clock.is_test,
             "through_target": format_instant(self._ticker.through_us()),
             **status,
+            **reading,
             **waiting,
             "unpriced_usage": unpriced,
             "contradictions": contradictions,

@@ -13,6 +13,7 @@ from services.metering.app.guard import ClockGuard
 from services.metering.app.intake import Intake
 from services.metering.app.inventory import Inventory
 from services.metering.app.lifecycle import Rules
+from services.metering.app.read_until import ReadUntil
 from services.metering.app.restore import MeteringRecovery
 from services.metering.app.tick import Ticker
 from services.metering.app.work import Prices
@@ -31,10 +32,12 @@ from shared.restores import Restores
 from shared.supervisor import Supervisor
 from shared.topic_reader import TopicReader
 from shared.topics import CHARGES, ENFORCEMENT_EVENTS, LIFECYCLE, PRICE_BOOKS, TOPICS, USAGE
+from shared.watermarks import Watermarks
 
 logger = get_logger(__name__)
 
 MIGRATIONS = Path(__file__).parent / "migrations"
+CONSUMED = (LIFECYCLE, USAGE, ENFORCEMENT_EVENTS)
 PENDING_REPORT_US = 10 * MINUTE_US
 WAITING_SECONDS = 1.0
 LISTING_SECONDS = 5.0
@@ -92,10 +95,16 @@ def _make_consumer(settings: Settings, pool: Pool, clock: Clock, intake: Intake)
         intake.apply,
         bootstrap=settings.kafka_bootstrap,
         topic_prefix=settings.topic_prefix,
-        topics=(LIFECYCLE, USAGE, ENFORCEMENT_EVENTS),
+        topics=CONSUMED,
         group="metering",
         records_max=settings.metering_poll_records_max,
     )
+
+
+def _make_reading(settings: Settings, pool: Pool, clock: Clock, guard: ClockGuard) -> ReadUntil:
+    watermarks = Watermarks(settings.kafka_bootstrap, settings.topic_prefix)
+    delay_seconds = settings.settle_delay_seconds
+    return ReadUntil(pool, clock, guard, watermarks, topics=CONSUMED, settle_delay_seconds=delay_seconds)
 
 
 def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: Relay) -> Supervisor:
@@ -103,7 +112,8 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: R
     intake = Intake(clock, prices, rules)
     inventory = Inventory(clock, prices, rules)
     guard = ClockGuard(pool, clock, settings)
-    ticker = Ticker(pool, clock, prices, settings, relay, guard)
+    reading = _make_reading(settings, pool, clock, guard)
+    ticker = Ticker(pool, clock, prices, settings, relay, guard, reading)
     consumer = _make_consumer(settings, pool, clock, intake)
 
     async def tick() -> None:
@@ -137,6 +147,7 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: R
         inventory=inventory,
         guard=guard,
         relay=relay,
+        reading=reading,
     )
     api.include_router(routes.router)
     api.include_router(dead_letter_routes(pool, consumer))
@@ -144,6 +155,7 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: R
     supervisor = Supervisor(
         {
             "consumer": consumer.run,
+            "reading": reading.run,
             "tick": tick,
             "relay": relay.run,
             "waiting": waiting,

@@ -17,6 +17,7 @@ from tests.support.infrastructure import make_kafka, make_postgres, temporary_ho
 from tests.system.checking import check_totals
 from tests.system.cluster import Cluster
 from tests.system.conftest import START_US
+from tests.system.failpoints import HoldRelay
 from tests.system.waiting import wait_for
 
 pytestmark = pytest.mark.process
@@ -66,11 +67,16 @@ def test_servers_are_killed_restarted_and_frozen(servers: Servers) -> None:
             cluster.settle()
 
             # Kafka dies with every shard's batches in the outbox, and is gone for a while.
-            servers.kafka.kill()
-            for minutes in (12, 15, 18):
+            cluster.stop("metering")
+            cluster.start("metering", HoldRelay(2**31))
+            for minutes in (12, 15):
                 tick_to(cluster, START_US + minutes * MINUTE_US)
             assert cluster.in_flight() >= 100
+            servers.kafka.kill()
+            assert_nothing_is_charged(cluster, START_US + 18 * MINUTE_US)
+            cluster.kill("metering")
             servers.kafka.start()
+            cluster.start("metering")
             live_on(1)
 
             # PostgreSQL dies under intake, ticks and postings.
@@ -97,7 +103,15 @@ def test_servers_are_killed_restarted_and_frozen(servers: Servers) -> None:
 
 def tick_to(cluster: Cluster, through_us: int) -> None:
     cluster.reach(through_us)
-    wait_for(lambda: cluster.through_us() == through_us, what="ticks, whether there is a broker or not")
+    wait_for(lambda: cluster.through_us() == through_us, what="ticks")
+
+
+def assert_nothing_is_charged(cluster: Cluster, through_us: int) -> None:
+    """Without a broker nobody knows what is unread: charging waits, and says for what."""
+    before_us = cluster.through_us()
+    cluster.reach(through_us)
+    wait_for(lambda: cluster.status("metering").get("read_waits_for", {}).get("fault"), what="metering says so")
+    assert cluster.through_us() == before_us
 
 
 def assert_nothing_ends(cluster: Cluster, seconds: float = 3) -> None:

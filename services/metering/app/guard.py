@@ -26,6 +26,11 @@ class ClockGuard:
         # How many jumps were seen: who read the clock while this stood still has read a clock that did not jump.
         self.jumps = 0
 
+    @property
+    def clock_error_us(self) -> int:
+        """How far two right clocks may differ."""
+        return round(self._settings.metering_clock_error_seconds_max * SECOND_US)
+
     async def check_start(self) -> None:
         """Halt if the last tick lies further back than a pause can explain, or ahead of now."""
         if self._settings.sanity_limits == "off":

@@ -1,4 +1,4 @@
-"""The tick: charge what is due up to `through = now - settle delay`, for every shard whose turn it is.
+"""The tick: charge what is due up to `through = min(now - settle delay, read_until)`, for every shard whose turn it is.
 
 Any worker takes any due shard; the shard's row lock is the fence. Lines, sequence numbers and `metered_through` are one
 transaction, so a tick that dies has charged nothing and the next one charges the same. What can't be computed is set
@@ -8,11 +8,13 @@ aside: a resource alone, charged up to where it was, or the shard where no resou
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from services.metering import metrics
 from services.metering.app.cache import ShardCache, Tables, TickPlan
 from services.metering.app.guard import ClockGuard
+from services.metering.app.read_until import ReadUntil
 from services.metering.app.work import FUNCTION_VERSION, Prices, charge_message
 from services.metering.batches import BatchHead, encode_parts, encode_tick
 from services.metering.settings import Settings
@@ -36,10 +38,20 @@ IDLE_SECONDS_MAX = 0.25
 
 
 class Ticker:
-    """Ticks due shards. Its caches are only an economy: each is checked against the row that was just locked."""
+    """Ticks due shards. Its caches are only an economy: each is checked against the row that was just locked.
+
+    Without `reading` nothing is read beside it, and the clock alone says how far it goes.
+    """
 
     def __init__(
-        self, pool: Pool, clock: Clock, prices: Prices, settings: Settings, relay: Relay | None, guard: ClockGuard
+        self,
+        pool: Pool,
+        clock: Clock,
+        prices: Prices,
+        settings: Settings,
+        relay: Relay | None,
+        guard: ClockGuard,
+        reading: ReadUntil | None = None,
     ) -> None:
         self._pool = pool
         self._clock = clock
@@ -47,24 +59,41 @@ class Ticker:
         self._settings = settings
         self._relay = relay
         self._guard = guard
+        self._reading = reading
         self._caches: dict[int, ShardCache] = {}
         self._failing = False  # whether any shard is set aside
 
     def through_us(self) -> int:
+        """How far charging may go once everything is read."""
         return self._clock.now_us() - round(self._settings.settle_delay_seconds * SECOND_US)
 
-    def due_us(self) -> int:
+    async def _target_us(self, connection: Connection) -> int:
+        """How far charging may go now."""
+        if self._reading is None:
+            return self.through_us()
+        return min(self.through_us(), await self._reading.load_bound_us(connection))
+
+    def _due_us(self, target_us: int) -> int:
         """Shards metered to no later than this have a tick due. A test clock stands still: any advance is due."""
         if self._clock.is_test:
-            return self.through_us() - 1
-        return self.through_us() - round(self._settings.tick_seconds * SECOND_US)
+            return target_us - 1
+        return target_us - round(self._settings.tick_seconds * SECOND_US)
 
     async def run(self) -> None:
         """Tick until cancelled."""
         pause_seconds = min(IDLE_SECONDS_MAX, max(0.02, self._settings.tick_seconds / 10))
         while True:
             if not await self.tick():
-                await asyncio.sleep(pause_seconds)
+                await self._pause(pause_seconds)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait a while, or until more is read."""
+        if self._reading is None:
+            await asyncio.sleep(seconds)
+            return
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._reading.moved.wait(), seconds)
+        self._reading.moved.clear()
 
     async def tick(self) -> int:
         """Tick some due shards in one transaction; return how many had their turn.
@@ -101,11 +130,12 @@ class Ticker:
                     return 0
                 version = await shard_store.share_prices(connection)
                 tables = await self._prices.at(connection, version)
-                due = await self._lock_due(connection, only)
+                target_us = await self._target_us(connection)
+                due = await self._lock_due(connection, self._due_us(target_us), only)
                 if not due:
                     return 0
                 touched += [shard.shard for shard in due]
-                planned = await self._tick_shards(connection, due, tables, version)
+                planned = await self._tick_shards(connection, due, tables, version, target_us)
                 self._guard.require_no_jump_since(jumps)
         except BaseException:
             # The outcome is unknown: nothing in memory may outlive it.
@@ -122,9 +152,8 @@ class Ticker:
         metrics.TICK_SECONDS.observe(time.monotonic() - started)
         return len(planned)
 
-    async def _lock_due(self, connection: Connection, only: int | None) -> list[Shard]:
+    async def _lock_due(self, connection: Connection, due_us: int, only: int | None) -> list[Shard]:
         if only is not None:
-            due_us = self.due_us()
             return [
                 item
                 for item in (await shard_store.lock_shards(connection, [only])).values()
@@ -133,14 +162,12 @@ class Ticker:
         failing = await list_set_aside(connection, kind=TICK_SHARD, limit=10_000)
         self._failing = bool(failing)
         left_out = [int(item.item) for item in failing if item.next_at_us > self._clock.now_us()]
-        return await shard_store.lock_due_shards(
-            connection, self.due_us(), self._settings.metering_tick_shards_max, left_out
-        )
+        return await shard_store.lock_due_shards(connection, due_us, self._settings.metering_tick_shards_max, left_out)
 
     async def _tick_shards(
-        self, connection: Connection, due: Sequence[Shard], tables: Tables, book_version: int
+        self, connection: Connection, due: Sequence[Shard], tables: Tables, book_version: int, target_us: int
     ) -> list[tuple[ShardCache, TickPlan]]:
-        now_us, target_us = self._clock.now_us(), self.through_us()
+        now_us = self._clock.now_us()
         head = BatchHead(now_us, FUNCTION_VERSION, book_version)
         rows: list[tuple[int, Message]] = []
         planned: list[tuple[ShardCache, TickPlan]] = []
