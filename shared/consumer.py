@@ -97,7 +97,7 @@ class OffsetConsumer:
         stall_seconds: float = 60,
     ) -> None:
         self._pool = pool
-        self._clock = clock
+        self.clock = clock
         self._apply = apply
         self._bootstrap = bootstrap
         self._prefix = topic_prefix
@@ -132,7 +132,8 @@ class OffsetConsumer:
             max_partition_fetch_bytes=4 * 1024 * 1024,
             fetch_max_bytes=32 * 1024 * 1024,
             max_poll_interval_ms=600_000,
-            session_timeout_ms=10_000,
+            # A frozen worker's partitions go to others within ten seconds.
+            session_timeout_ms=8_000,
             heartbeat_interval_ms=2_000,
         )
         try:
@@ -249,7 +250,7 @@ class OffsetConsumer:
             async with transaction(self._pool) as connection:
                 fresh = await self._lock_offsets(connection, [record])
                 dead = [DeadRecord(item, "unexpected error", detail) for item in fresh]
-                await insert_dead_letters(connection, dead, self._clock.now_us())
+                await insert_dead_letters(connection, dead, self.clock.now_us())
                 await self._move_offsets(connection, [record])
 
         await self._retry_transient(bury)
@@ -274,7 +275,7 @@ class OffsetConsumer:
             poll.records = fresh
             if fresh:
                 await self._apply(connection, poll)
-                await insert_dead_letters(connection, poll.dead, self._clock.now_us())
+                await insert_dead_letters(connection, poll.dead, self.clock.now_us())
                 await self._move_offsets(connection, fresh)
         for callback in poll.callbacks:
             callback()
@@ -380,7 +381,7 @@ class OffsetConsumer:
                 raise Refusal("dead-letter-refused-again", describe_error(error), status=422) from error
             if poll.dead:
                 raise Refusal("dead-letter-refused-again", f"{poll.dead[0].reason}: {poll.dead[0].detail}", status=422)
-            await mark_replayed(connection, dead_id, self._clock.now_us())
+            await mark_replayed(connection, dead_id, self.clock.now_us())
         for callback in poll.callbacks:
             callback()
 

@@ -5,7 +5,7 @@ Instants cross this border as integers of microseconds: a codec turns timestampt
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
@@ -25,6 +25,17 @@ else:
     Pool = asyncpg.Pool
 
 SHARED_MIGRATIONS = Path(__file__).parent / "migrations"
+# The life of a lock's holder is bounded by the server: a process that is frozen or gone, or whose host is, holds nobody
+# up for longer. A session of its own that holds a lock between statements is bounded by `bound_session`.
+IDLE_IN_TRANSACTION_SECONDS = 8
+HOLDER_IDLE_SECONDS = 8
+_SESSION_BOUNDS = {
+    "idle_in_transaction_session_timeout": f"{IDLE_IN_TRANSACTION_SECONDS}s",
+    "tcp_keepalives_idle": "4",
+    "tcp_keepalives_interval": "1",
+    "tcp_keepalives_count": "4",
+    "tcp_user_timeout": "8s",
+}
 # PostgreSQL counts its binary timestamps from 2000-01-01.
 _EPOCH_2000_US = 946_684_800_000_000
 
@@ -101,15 +112,46 @@ async def open_pool(
         timeout=10,
         init=prepare_connection,
         reset=None if resets_sessions else _keep_session,
-        server_settings={"application_name": application, "jit": "off", "timezone": "UTC"},
+        server_settings={"application_name": application, "jit": "off", "timezone": "UTC", **_SESSION_BOUNDS},
     )
 
 
+_after_commit: dict[int, dict[Callable[[], None], None]] = {}
+
+
 @asynccontextmanager
-async def transaction(pool: Pool) -> AsyncIterator[Connection]:
-    """One connection, one transaction (READ COMMITTED: rows are fenced by locks, not by snapshots)."""
-    async with pool.acquire(timeout=30) as connection, connection.transaction():
-        yield connection
+async def transaction(pool: Pool, *, idle_seconds: int = IDLE_IN_TRANSACTION_SECONDS) -> AsyncIterator[Connection]:
+    """One connection, one transaction (READ COMMITTED: rows are fenced by locks, not by snapshots).
+
+    The server ends it when nothing is asked for `idle_seconds`: give more where a statement waits for long work here.
+    """
+    async with pool.acquire(timeout=30) as connection:
+        callbacks = _after_commit[id(connection)] = {}
+        try:
+            async with connection.transaction():
+                if idle_seconds != IDLE_IN_TRANSACTION_SECONDS:
+                    await connection.execute(f"set local idle_in_transaction_session_timeout = '{idle_seconds}s'")
+                yield connection
+        finally:
+            del _after_commit[id(connection)]
+    for callback in callbacks:
+        callback()
+
+
+def call_after_commit(connection: Connection, callback: Callable[[], None]) -> None:
+    """Run each callback once when the transaction of `connection` is in. Only for hints: a kill in between loses it."""
+    callbacks = _after_commit.get(id(connection))
+    if callbacks is not None:
+        callbacks[callback] = None
+
+
+async def bound_session(connection: Connection) -> None:
+    """Let the server end this session, and free its locks, when it is idle for `HOLDER_IDLE_SECONDS`."""
+    await connection.execute(f"set idle_session_timeout = '{HOLDER_IDLE_SECONDS}s'")
+
+
+async def unbound_session(connection: Connection) -> None:
+    await connection.execute("reset idle_session_timeout")
 
 
 async def migrate(url: str, folders: Sequence[Path]) -> list[str]:
@@ -118,7 +160,8 @@ async def migrate(url: str, folders: Sequence[Path]) -> list[str]:
     A file that was applied with other contents is a Corruption: migrations are append-only. So is an applied one that
     this code does not have: a newer version has used the database, and what it wrote may mean something else here.
     """
-    connection = await asyncpg.connect(url, timeout=10)
+    bounds = {**_SESSION_BOUNDS, "idle_session_timeout": f"{HOLDER_IDLE_SECONDS}s"}
+    connection = await asyncpg.connect(url, timeout=10, server_settings=bounds)
     try:
         return await _apply_migrations(connection, folders)
     finally:
@@ -171,7 +214,12 @@ async def ensure_partitions(connection: Connection, table: str, now_us: int, *, 
     await connection.execute("select ensure_day_partitions($1, $2, $3)", table, first, last)
 
 
-async def drop_partitions(connection: Connection, table: str, before_us: int) -> list[str]:
-    """Drop the daily partitions of `table` that end before an instant; answer their names."""
-    rows = await connection.fetch("select drop_day_partitions($1, $2) as name", table, day_of(before_us))
+async def drop_partitions(connection: Connection, table: str, before_us: int, *, keep_days: int) -> list[str]:
+    """Drop the daily partitions of `table` that end before an instant; answer their names.
+
+    The newest `keep_days` that hold rows stay, whatever the instant: a wrong clock empties nothing.
+    """
+    rows = await connection.fetch(
+        "select drop_old_day_partitions($1, $2, $3) as name", table, day_of(before_us), keep_days
+    )
     return [row["name"] for row in rows]

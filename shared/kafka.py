@@ -1,7 +1,9 @@
 """The typed edge of aiokafka: records, producers, and what its own API leaves out (topic ids)."""
 
+import asyncio
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any, ClassVar
@@ -9,6 +11,7 @@ from typing import Any, ClassVar
 from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient
 from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import KafkaError
 from aiokafka.protocol.abstract import AbstractType
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import Boolean, CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
@@ -34,9 +37,34 @@ class Record:
         return f"{self.topic_id.hex[:12]}-{self.topic}-{self.partition}-{self.offset}"
 
 
-async def open_producer(bootstrap: str, client_id: str, *, linger_ms: int = 2) -> AIOKafkaProducer:
+class RenewableProducer(AIOKafkaProducer):  # type: ignore[misc]  # aiokafka is untyped
+    """A producer that can begin again in place.
+
+    An idempotent producer that lost a batch, as behind a broker that stood still for longer than the batch lives, has a
+    hole in its sequence numbers: the broker refuses all that it sends from then on (OutOfOrderSequenceNumber).
+    """
+
+    def __init__(self, **options: Any) -> None:  # noqa: ANN401 - those of aiokafka
+        super().__init__(**options)
+        self._options = options
+
+    async def renew(self) -> None:
+        """Drop what is not sent and begin under a new producer id. Raises KafkaError; then it must be renewed again."""
+        if self._sender is not None and self._sender.sender_task is not None:
+            self._sender.sender_task.cancel()
+        with suppress(KafkaError, asyncio.CancelledError):
+            await self.stop()
+        super().__init__(**self._options)
+        try:
+            await self.start()
+        except BaseException:
+            await self.client.close()
+            raise
+
+
+async def open_producer(bootstrap: str, client_id: str, *, linger_ms: int = 2) -> RenewableProducer:
     """An idempotent producer with acks=all; records of a partition stay in order and are never doubled by a retry."""
-    producer = AIOKafkaProducer(
+    producer = RenewableProducer(
         bootstrap_servers=bootstrap,
         client_id=client_id,
         enable_idempotence=True,

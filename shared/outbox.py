@@ -3,20 +3,38 @@
 A stream is a shard's (or service's) contiguous sequence of messages. Its head row is locked by whoever appends, so
 sequence numbers commit in order and a relay that reads past its cursor misses nothing. The cursor moves only after
 the broker's acknowledgement: a crash in between sends again, and consumers drop what they know.
+
+A relay looks for messages twice a second. In between it is woken: by the commit of an append in its own process, and by
+NOTIFY from the others, whose stand-by relays pass their hints on. A hint that is lost costs half a second.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Sequence
+import time
+import weakref
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import asyncpg
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
+from prometheus_client import Gauge
 
-from shared.clock import DAY_US, Clock
-from shared.db import Connection, Pool, day_of, drop_partitions, ensure_partitions, is_transient
+from shared.clock import DAY_US, HOUR_US, Clock, JumpDetector
+from shared.db import (
+    Connection,
+    Pool,
+    bound_session,
+    call_after_commit,
+    day_of,
+    drop_partitions,
+    ensure_partitions,
+    is_transient,
+    unbound_session,
+)
 from shared.errors import TransientFault
+from shared.kafka import RenewableProducer
 from shared.log import get_logger
 
 logger = get_logger(__name__)
@@ -28,6 +46,14 @@ STREAM_HEADER, SEQ_HEADER = "stream", "seq"
 JSON_TYPE = "application/json"
 CLOUDEVENT_TYPE = "application/cloudevents+json"
 KEPT_DAYS = 7
+_CHANNEL: Final = "tollkeeper_outbox"
+_STAND_BY_SECONDS = 1.0
+# Often enough that no time-out of the server ends the session of a relay that waits for the broker.
+_PULSE_SECONDS = 2.0
+
+OLDEST_UNPUBLISHED = Gauge(
+    "tollkeeper_outbox_oldest_unpublished_seconds", "How long the stream that stands longest has not moved"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +71,7 @@ async def insert_messages(connection: Connection, rows: Sequence[tuple[int, Mess
     """Append messages with the sequence numbers that the caller took while holding their streams' head rows."""
     if not rows:
         return
+    call_after_commit(connection, wake_relays)
     day = day_of(now_us)
     await connection.execute(
         """
@@ -70,6 +97,7 @@ async def append_messages(connection: Connection, messages: Iterable[Message], n
         rows.append((counts[message.stream], message))
     if not rows:
         return
+    call_after_commit(connection, wake_relays)
     streams = sorted(counts)
     await connection.execute(
         """
@@ -97,11 +125,23 @@ async def append_messages(connection: Connection, messages: Iterable[Message], n
     )
 
 
+# The offset after the last message, by topic and partition.
+_Offsets = dict[tuple[str, int], int]
+_relays: "weakref.WeakSet[Relay]" = weakref.WeakSet()
+
+
+def wake_relays() -> None:
+    """Hint to every relay of this process that something was appended."""
+    for relay in list(_relays):
+        relay.wake()
+
+
 class Relay:
     """Publishes the streams with `stream mod relays == relay`, under an advisory lock, in order.
 
     `topic_prefix` is the deployment's; `partitions` the number of partitions of each topic, kept in the database.
-    Where messages come one by one, `linger_seconds` between batches let several go at once.
+    Where messages come one by one, `linger_seconds` between batches let several go at once. Old partitions are dropped
+    only while `may_destroy` says that the clock is to be trusted.
     """
 
     def __init__(
@@ -116,8 +156,9 @@ class Relay:
         relays: int = 1,
         batch_messages_max: int = 1000,
         batch_bytes_max: int = 24 * 1024 * 1024,
-        idle_seconds: float = 0.05,
+        idle_seconds: float = 0.5,
         linger_seconds: float = 0.0,
+        may_destroy: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
         self._pool = pool
         self._producer = producer
@@ -130,8 +171,14 @@ class Relay:
         self._batch_bytes_max = batch_bytes_max
         self._idle_seconds = idle_seconds
         self._linger_seconds = linger_seconds
+        self._may_destroy = may_destroy
+        self._trust = _ClockTrust(clock)
         self._woken = asyncio.Event()
-        self._housekept_day: object = None
+        self._ensured_day: object = None
+        self._dropped_day: object = None
+        self._progress = _Progress()
+        self._producer_failed = False
+        _relays.add(self)
 
     def wake(self) -> None:
         """Hint that something was appended; the relay polls anyway."""
@@ -140,51 +187,101 @@ class Relay:
     async def run(self) -> None:
         """Publish until cancelled. Raises on a fault of the database or broker; the supervisor starts it again."""
         async with self._pool.acquire(timeout=30) as connection:
-            while not await connection.fetchval(
-                "select pg_try_advisory_lock(hashtext('tollkeeper.relay'), $1)", self._relay
-            ):
-                await asyncio.sleep(1)
+            await bound_session(connection)
             try:
+                await self._stand_by(connection)
+                await self._renew_producer()
+                await connection.add_listener(_CHANNEL, self._hear)
                 while True:
                     await self._housekeep(connection)
+                    await self._progress.measure(connection)
                     if not await self.publish_batch(connection):
-                        await self._wait()
+                        await self._wait(self._idle_seconds)
                     elif self._linger_seconds:
                         await asyncio.sleep(self._linger_seconds)
             finally:
-                await self._unlock(connection)
+                await self._leave(connection)
 
-    async def _unlock(self, connection: Connection) -> None:
+    async def _stand_by(self, connection: Connection) -> None:
+        """Return once this relay holds the lock. Until then pass on to the holder what this process appended."""
+        while not await connection.fetchval(
+            "select pg_try_advisory_lock(hashtext('tollkeeper.relay'), $1)", self._relay
+        ):
+            await self._progress.measure(connection)
+            deadline = time.monotonic() + _STAND_BY_SECONDS
+            while (seconds := deadline - time.monotonic()) > 0:
+                if await self._wait(seconds):
+                    await connection.execute("select pg_notify($1, '')", _CHANNEL)
+
+    async def _renew_producer(self) -> None:
+        """Begin with a new producer after one that failed: it may never send again."""
+        if not self._producer_failed:
+            return
+        if isinstance(self._producer, RenewableProducer):
+            try:
+                await self._producer.renew()
+            except KafkaError as error:
+                raise TransientFault(f"the broker is out of reach: {error!r}") from error
+        self._producer_failed = False
+
+    async def _leave(self, connection: Connection) -> None:
         try:
             await connection.execute("select pg_advisory_unlock(hashtext('tollkeeper.relay'), $1)", self._relay)
+            await connection.remove_listener(_CHANNEL, self._hear)
+            await unbound_session(connection)
         except Exception as error:
             # A session that is gone holds no lock.
             if not is_transient(error):
                 raise
 
-    async def _wait(self) -> None:
+    def _hear(self, *_: object) -> None:
+        self._woken.set()
+
+    async def _wait(self, seconds: float) -> bool:
+        """Wait for a hint; whether one came."""
+        # Not `wait_for`, which may swallow a cancellation that comes together with a hint.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._woken.wait(), self._idle_seconds)
+            async with asyncio.timeout(seconds):
+                await self._woken.wait()
+        woken = self._woken.is_set()
         self._woken.clear()
+        return woken
 
     async def _housekeep(self, connection: Connection) -> None:
         now_us = self._clock.now_us()
-        if self._housekept_day == day_of(now_us):
+        today = day_of(now_us)
+        self._trust.look()
+        if self._ensured_day != today:
+            await ensure_partitions(connection, "outbox", now_us)
+            self._ensured_day = today
+        if self._dropped_day == today:
             return
-        await ensure_partitions(connection, "outbox", now_us)
-        dropped = await drop_partitions(connection, "outbox", now_us - KEPT_DAYS * DAY_US)
+        self._dropped_day = today
+        if not self._trust.holds or (self._may_destroy is not None and not await self._may_destroy()):
+            logger.warning("outbox.partitions_kept", reason="the clock is not trusted")
+            return
+        dropped = await drop_partitions(connection, "outbox", now_us - KEPT_DAYS * DAY_US, keep_days=KEPT_DAYS)
         if dropped:
             logger.info("outbox.partitions_dropped", partitions=dropped)
-        self._housekept_day = day_of(now_us)
 
     async def publish_batch(self, connection: Connection) -> int:
         """Send what is past the cursors and move them; answer how many messages were sent."""
         rows = await self._load_unpublished(connection)
         if not rows:
             return 0
-        offsets = await self._send(rows)
+        offsets = await self._keep_alive(connection, self._send(rows))
         await self._mark(connection, rows, offsets)
         return len(rows)
+
+    async def _keep_alive(self, connection: Connection, sending: Awaitable[_Offsets]) -> _Offsets:
+        """Await what is sent; the session shows meanwhile that its process lives."""
+        task = asyncio.ensure_future(sending)
+        try:
+            while not (await asyncio.wait({task}, timeout=_PULSE_SECONDS))[0]:
+                await self._progress.measure(connection, at_once=True)
+            return task.result()
+        finally:
+            task.cancel()
 
     async def _load_unpublished(self, connection: Connection) -> list[asyncpg.Record]:
         rows = await connection.fetch(
@@ -208,7 +305,7 @@ class Relay:
                 return rows[:number]
         return rows
 
-    async def _send(self, rows: Sequence[asyncpg.Record]) -> dict[tuple[str, int], int]:
+    async def _send(self, rows: Sequence[asyncpg.Record]) -> _Offsets:
         """Hand every message to the producer in order and wait for every acknowledgement.
 
         Answers the offset after the last message by topic, without its prefix, and partition.
@@ -233,8 +330,9 @@ class Relay:
                 )
             sent = await asyncio.gather(*futures)
         except KafkaError as error:
+            self._producer_failed = True
             raise TransientFault(f"the broker did not take the outbox: {error!r}") from error
-        offsets: dict[tuple[str, int], int] = {}
+        offsets: _Offsets = {}
         for row, at in zip(rows, sent, strict=True):
             key = row["topic"], at.partition
             offsets[key] = max(offsets.get(key, 0), at.offset + 1)
@@ -264,18 +362,61 @@ class Relay:
         )
 
 
+class _ClockTrust:
+    """Whether a clock ran as monotonic time did since this process began. One that jumped is not trusted again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._detector = JumpDetector(clock)
+        self.holds = True
+
+    def look(self) -> None:
+        if abs(self._detector.jump_us()) > HOUR_US:
+            self.holds = False
+
+
+class _Progress:
+    """Shows how long the stream that stands longest has not moved: by any worker, whoever holds the lock."""
+
+    def __init__(self) -> None:
+        self._since: dict[int, tuple[int, float]] = {}
+        self._next = 0.0
+
+    async def measure(self, connection: Connection, *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if now < self._next and not at_once:
+            return
+        self._next = now + 5
+        rows = await connection.fetch(
+            """
+            select c.stream, c.published_seq from outbox_cursor c join stream_head h using (stream)
+            where c.published_seq < h.seq
+            """
+        )
+        known, self._since = self._since, {}
+        for stream, published_seq in rows:
+            before = known.get(stream)
+            stands = before is not None and before[0] == published_seq
+            self._since[stream] = before if before is not None and stands else (published_seq, now)
+        OLDEST_UNPUBLISHED.set(max((now - since for _, since in self._since.values()), default=0.0))
+
+
 async def resend(connection: Connection, stream: int, from_seq: int) -> int:
-    """Move a stream's cursor back so that everything from `from_seq` is sent again; answer how many messages."""
+    """Move a stream's cursor back so that what is kept from `from_seq` on is sent again; return how many messages.
+
+    Messages whose partition was dropped are gone: the cursor goes back no further than to what is there.
+    """
     row = await connection.fetchrow(
-        """
-        update outbox_cursor c set published_seq = least(published_seq, $2 - 1)
-        from stream_head h where c.stream = $1 and h.stream = c.stream
-        returning h.seq - c.published_seq as messages
-        """,
-        stream,
-        from_seq,
+        "select min(seq) as first, count(*) as messages from outbox where stream = $1 and seq >= $2", stream, from_seq
     )
-    return 0 if row is None else int(row["messages"])
+    assert row is not None
+    if row["first"] is not None:
+        await connection.execute(
+            "update outbox_cursor set published_seq = least(published_seq, $2 - 1) where stream = $1",
+            stream,
+            row["first"],
+        )
+        call_after_commit(connection, wake_relays)
+    return int(row["messages"])
 
 
 async def keep_topic_layout(connection: Connection, partitions: dict[str, int]) -> dict[str, int]:

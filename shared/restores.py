@@ -41,6 +41,8 @@ logger = get_logger(__name__)
 POLL_SECONDS = 0.1
 # The connection that holds the lock says something so often that no time-out of the server ends it.
 HOLD_SECONDS = 2.0
+# A step of a recovery reads topics and computes in its transaction; nobody else works meanwhile.
+LONG_STEP_SECONDS = 3600
 
 Offsets = Mapping[str, Mapping[int, int]]
 
@@ -141,7 +143,7 @@ class Restores:
                 return mark.incarnation
         await self._publish()
         await recovery.catch_up(restore)
-        async with transaction(self._pool) as connection:
+        async with transaction(self._pool, idle_seconds=LONG_STEP_SECONDS) as connection:
             await recovery.settle(connection, restore)
             await finish_restore(connection, restore.incarnation, self._clock.now_us())
         logger.warning("restore.finished", incarnation=restore.incarnation)
@@ -152,7 +154,7 @@ class Restores:
         async with transaction(self._pool) as connection:
             starts = await load_published_offsets(connection, self._topics)
         seen = await self._look(starts)
-        async with transaction(self._pool) as connection:
+        async with transaction(self._pool, idle_seconds=LONG_STEP_SECONDS) as connection:
             # Read after the topics: whatever another process had published by then, it had committed before.
             heads, mark = await load_heads(connection), await load_mark(connection)
             behind = {stream: seq for stream, seq in seen.heads.items() if seq > heads.get(stream, 0)}

@@ -41,6 +41,13 @@ class ClockGuard:
             if gap_us > self._settings.metering_gap_seconds_max * SECOND_US:
                 await self._halt(f"the clock is {gap_us // SECOND_US} s away from the last tick at start")
 
+    async def trusts_clock(self) -> bool:
+        """Whether the ticks trust the clock."""
+        if await self.halt_if_jumped():
+            return False
+        async with transaction(self._pool) as connection:
+            return await shard_store.load_halt(connection) is None
+
     async def run(self) -> None:
         """Check until cancelled."""
         while True:

@@ -92,7 +92,8 @@ class Ticker:
             await asyncio.sleep(seconds)
             return
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._reading.moved.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._reading.moved.wait()
         self._reading.moved.clear()
 
     async def tick(self) -> int:
