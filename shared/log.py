@@ -6,7 +6,9 @@ An error of the database or of a validation names columns and fields, never valu
 import logging
 import re
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, TypeAlias
 
@@ -25,6 +27,11 @@ _VALUES: Final = (
 # PostgreSQL's classes whose messages may repeat a value: data exceptions and integrity violations.
 _DATA_CLASSES: Final = ("22", "23")
 _CHAIN_MAX: Final = 10
+# Libraries that repeat themselves a hundred times a second while a broker or a database is gone.
+_REPEATING: Final = ("aiokafka", "asyncpg")
+QUIET_SECONDS: Final = 30.0
+_VARYING = re.compile(r"0x[0-9a-f]+|[0-9]+(?:\.[0-9]+)*|'[^']*'")
+_KINDS_MAX = 1000
 
 
 def describe_safely(error: BaseException) -> str:
@@ -65,6 +72,34 @@ def _format_exception(exc_info: _ExcInfo) -> str:
     return "\n\nwhich led to:\n\n".join(reversed(parts))
 
 
+class OncePerKind(logging.Filter):
+    """Lets one record of each logger and kind of message pass in `seconds`, with how many were left out since."""
+
+    def __init__(self, seconds: float = QUIET_SECONDS, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._kinds: dict[tuple[str, int, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not record.name.startswith(_REPEATING):
+            return True
+        now = self._monotonic()
+        # Numbers, addresses and quoted names differ between records of a kind, and some libraries format beforehand.
+        kind = record.name, record.levelno, _VARYING.sub("#", str(record.msg))[:200]
+        since, left_out = self._kinds.get(kind, (-self._seconds, 0))
+        if now - since < self._seconds:
+            self._kinds[kind] = since, left_out + 1
+            return False
+        if len(self._kinds) >= _KINDS_MAX:
+            self._kinds.clear()
+        self._kinds[kind] = now, 0
+        if left_out:
+            record.msg = f"{record.getMessage()} ({left_out} more like it were left out)"
+            record.args = None
+        return True
+
+
 def configure_logging(service: str, level: str = "INFO") -> None:
     """Send structlog and the libraries' own logs through one JSON renderer."""
     shared: list[structlog.typing.Processor] = [
@@ -91,11 +126,13 @@ def configure_logging(service: str, level: str = "INFO") -> None:
             ],
         )
     )
+    handler.addFilter(OncePerKind())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level)
     logging.getLogger("uvicorn.access").setLevel("WARNING")
     logging.getLogger("httpx").setLevel("WARNING")
+    logging.getLogger("aiokafka").setLevel("WARNING")
     structlog.contextvars.bind_contextvars(service=service)
 
 

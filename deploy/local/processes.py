@@ -5,6 +5,7 @@ is never taken for them, and stopped as a whole.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -17,7 +18,7 @@ import psutil
 
 from deploy.local.faults import StackError
 
-_LOG_BYTES_MAX = 64 * 1024 * 1024
+LOG_BYTES_MAX = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,11 +220,22 @@ class ManagedProcess:
 
 
 def open_log(path: Path) -> BinaryIO:
-    """A log to append to. One of an earlier run that has grown large is set aside, with one predecessor kept."""
+    """A log to append to."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > _LOG_BYTES_MAX:
-        path.replace(path.with_suffix(".old.log"))
+    rotate_log(path)
     return path.open("ab")
+
+
+def rotate_log(path: Path) -> None:
+    """Set a log that has grown large aside, with one predecessor kept, while its writer goes on.
+
+    The file is copied and emptied in place: who holds it open to append goes on at its beginning. What is written
+    between the two is lost.
+    """
+    if not path.exists() or path.stat().st_size <= LOG_BYTES_MAX:
+        return
+    shutil.copyfile(path, path.with_suffix(".old.log"))
+    os.truncate(path, 0)
 
 
 def stop_leftover(record: Path, stop_signal: int, stop_seconds: float = 30) -> bool:

@@ -11,7 +11,7 @@ from deploy.local.faults import StackError
 from deploy.local.infrastructure.choose import Infrastructure
 from deploy.local.infrastructure.kafka import EmbeddedKafka
 from deploy.local.infrastructure.postgres import EmbeddedPostgres
-from deploy.local.processes import ManagedProcess
+from deploy.local.processes import ManagedProcess, rotate_log
 from deploy.local.progress import Progress
 from deploy.local.terminal import Terminal
 
@@ -107,6 +107,9 @@ class Supervisor:
         """Watch until a stop is asked for; `changed` is called after every death and restart."""
         while not self._stop_request.wait(_WATCH_SECONDS):
             for ward in self._wards:
+                process = ward.process()
+                if process is not None and process.log is not None:
+                    rotate_log(process.log)
                 if ward.dead and self._attend(ward):
                     changed()
             self._note_end_of_demo()

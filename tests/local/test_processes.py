@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from deploy.local.faults import StackError
-from deploy.local.processes import ManagedProcess, identify, open_log, read_identity, stop_leftover, tail
+from deploy.local.processes import ManagedProcess, identify, open_log, read_identity, rotate_log, stop_leftover, tail
 from tests.support.eventually import eventually
 
 _SLEEPER = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"]
@@ -73,12 +73,29 @@ async def test_a_leftover_is_stopped_by_its_record(tmp_path: Path) -> None:
 
 
 def test_a_large_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deploy.local.processes._LOG_BYTES_MAX", 10)
+    monkeypatch.setattr("deploy.local.processes.LOG_BYTES_MAX", 10)
     log = tmp_path / "s.log"
     log.write_text("0123456789 and more")
     open_log(log).close()
     assert log.read_text() == ""
     assert (tmp_path / "s.old.log").exists()
+
+
+async def test_a_log_is_set_aside_while_its_process_writes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Finding: running W5."""
+    monkeypatch.setattr("deploy.local.processes.LOG_BYTES_MAX", 100)
+    log = tmp_path / "s.log"
+    writer = [sys.executable, "-uc", "import time\nfor i in range(9**9): print(i); time.sleep(0.01)"]
+    process = ManagedProcess("writer", writer, log=log)
+    process.start()
+    try:
+        await eventually(lambda: log.stat().st_size > 100, what="a large log")
+        rotate_log(log)
+        assert (tmp_path / "s.old.log").read_text().startswith("0\n1\n")
+        await eventually(lambda: log.stat().st_size > 0, what="it goes on")
+        assert log.read_bytes()[:1].isdigit(), "at the file's beginning"
+    finally:
+        process.kill()
 
 
 def test_the_tail_of_a_log(tmp_path: Path) -> None:
