@@ -5,11 +5,11 @@ import binascii
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Annotated
+from typing import Annotated, Any
 
 import asyncpg
 import uvicorn
-from fastapi import APIRouter, Body, FastAPI, Request
+from fastapi import APIRouter, Body, FastAPI, Query, Request
 from fastapi.encoders import jsonable_encoder
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
@@ -19,11 +19,14 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shared.clock import Clock, format_instant
 from shared.consumer import OffsetConsumer
 from shared.db import Pool, is_transient, transaction
-from shared.dead_letters import load_dead_letters, load_dead_topic
+from shared.dead_letters import close_dead_letter, load_dead_letter, load_dead_letters, load_dead_topic
 from shared.errors import Refusal, TransientFault
 from shared.log import get_logger
+from shared.operators import OperatorWord
+from shared.set_aside import list_set_aside, retry_now
 
 logger = get_logger(__name__)
 
@@ -147,24 +150,86 @@ class ReplayBody(BaseModel):
             raise Refusal("invalid-base64", f"the field base64 is not base64: {error}", status=422) from error
 
 
+LISTED_MAX = 1000
+Limit = Annotated[int, Query(ge=1, le=LISTED_MAX)]
+
+
 def dead_letter_routes(pool: Pool, *consumers: OffsetConsumer) -> APIRouter:
-    """`GET /v1/dead-letters` and `POST /v1/dead-letters/{id}/replay`, which goes to the consumer of its topic."""
+    """Dead letters: list, show, replay (by the consumer of the record's topic), close."""
     router = APIRouter(prefix="/v1/dead-letters", tags=["dead letters"])
 
     @router.get("")
-    async def list_dead_letters() -> dict[str, list[dict[str, object]]]:
+    async def list_dead_letters(
+        after: str | None = None, limit: Limit = LISTED_MAX, topic: str | None = None, reason: str | None = None
+    ) -> dict[str, Any]:
         async with transaction(pool) as connection:
-            return {"dead_letters": await load_dead_letters(connection)}
+            found = await load_dead_letters(connection, after=after, limit=limit, topic=topic, reason=reason)
+        return {"dead_letters": found, "next": found[-1]["dead_id"] if len(found) == limit else None}
+
+    @router.get("/{dead_id}")
+    async def show_dead_letter(dead_id: str) -> dict[str, Any]:
+        async with transaction(pool) as connection:
+            found = await load_dead_letter(connection, dead_id)
+        if found is None:
+            raise _no_dead_letter(dead_id)
+        return found
 
     @router.post("/{dead_id}/replay")
-    async def replay(dead_id: str, body: Annotated[ReplayBody | None, Body()] = None) -> dict[str, str]:
+    async def replay_dead_letter(dead_id: str, body: Annotated[ReplayBody | None, Body()] = None) -> dict[str, str]:
         async with transaction(pool) as connection:
             topic = await load_dead_topic(connection, dead_id)
         consumer = next((consumer for consumer in consumers if topic in consumer.topics), None)
         if consumer is None:
-            raise Refusal("dead-letter-not-found", f"there is no open dead letter {dead_id}", status=404)
+            raise _no_dead_letter(dead_id)
         await consumer.replay(dead_id, None if body is None else body.to_bytes())
         return {"dead_id": dead_id, "status": "replayed"}
+
+    @router.post("/{dead_id}/close")
+    async def close(dead_id: str, word: OperatorWord) -> dict[str, str]:
+        async with transaction(pool) as connection:
+            now_us = consumers[0].clock.now_us()
+            if not await close_dead_letter(connection, dead_id, word.actor, word.reason, now_us):
+                raise _no_dead_letter(dead_id)
+        logger.warning("dead_letter.closed", dead_id=dead_id, actor=word.actor)
+        return {"dead_id": dead_id, "status": "closed"}
+
+    return router
+
+
+def _no_dead_letter(dead_id: str) -> Refusal:
+    return Refusal("dead-letter-not-found", f"there is no open dead letter {dead_id}", status=404)
+
+
+def set_aside_routes(pool: Pool, clock: Clock) -> APIRouter:
+    """Items that loops have set aside: list them, and end an item's pause."""
+    router = APIRouter(prefix="/v1/set-aside", tags=["set aside"])
+
+    @router.get("")
+    async def list_items(kind: str | None = None, after: str = "", limit: Limit = 100) -> dict[str, Any]:
+        place = after.partition("/")
+        async with transaction(pool) as connection:
+            found = await list_set_aside(connection, kind=kind, after=(place[0], place[2]), limit=limit)
+        items = [
+            {
+                "kind": item.kind,
+                "item": item.item,
+                "reason": item.reason,
+                "attempts": item.attempts,
+                "first_at": format_instant(item.first_at_us),
+                "last_at": format_instant(item.last_at_us),
+                "next_at": format_instant(item.next_at_us),
+            }
+            for item in found
+        ]
+        last = f"{found[-1].kind}/{found[-1].item}" if len(found) == limit else None
+        return {"set_aside": items, "next": last}
+
+    @router.post("/{kind}/{item:path}/retry")
+    async def retry_item(kind: str, item: str, word: OperatorWord) -> dict[str, str]:
+        async with transaction(pool) as connection:
+            await retry_now(connection, kind, item, clock.now_us())
+        logger.warning("item.retry_asked", kind=kind, item=item, actor=word.actor)
+        return {"kind": kind, "item": item, "status": "will be tried"}
 
     return router
 

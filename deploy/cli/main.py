@@ -21,6 +21,7 @@ from deploy.cli.prices import prices
 from deploy.cli.publish import publish
 from deploy.cli.refunds import inbox, refunds
 from deploy.cli.restores import restores
+from deploy.cli.set_aside import set_aside
 from deploy.cli.settled import wait_settled
 from deploy.cli.stack import stack_down, stack_status, stack_up
 from deploy.cli.streams import streams
@@ -72,6 +73,7 @@ app.add_typer(parked, name="parked")
 app.add_typer(contradictions, name="contradictions")
 app.add_typer(streams, name="streams")
 app.add_typer(restores, name="restores")
+app.add_typer(set_aside, name="set-aside")
 app.add_typer(clock, name="clock")
 document(app)
 

@@ -38,7 +38,7 @@ from shared.clock import SECOND_US, Clock, open_clock
 from shared.consumer import OffsetConsumer
 from shared.db import SHARED_MIGRATIONS, Pool, ensure_partitions, migrate, open_pool, transaction
 from shared.garbage import collect_seldom
-from shared.http import create_api, dead_letter_routes, serve
+from shared.http import create_api, dead_letter_routes, serve, set_aside_routes
 from shared.kafka import open_producer
 from shared.log import configure_logging, get_logger
 from shared.outbox import Relay, keep_topic_layout
@@ -93,7 +93,7 @@ async def run_service() -> None:
         await ensure_ledger_partitions(connection, clock.now_us())
         partitions = await keep_topic_layout(connection, {topic.name: topic.partitions for topic in TOPICS})
     producer = await open_producer(settings.kafka_bootstrap, f"{settings.topic_prefix}balance")
-    relay = Relay(pool, producer, clock, topic_prefix=settings.topic_prefix, partitions=partitions, idle_seconds=0.01)
+    relay = Relay(pool, producer, clock, topic_prefix=settings.topic_prefix, partitions=partitions)
     try:
         await _notice_restore(settings, own, pool, clock, relay)
         async with httpx.AsyncClient(base_url=MeteringSettings().url, timeout=10) as metering:
@@ -179,6 +179,7 @@ def _wire(
     api.include_router(StreamsApi(Streams(pool, clock, charges)).router)
     api.include_router(dead_letter_routes(pool, consumer, payments))
     api.include_router(restore_routes(pool, clock, "balance", load_present))
+    api.include_router(set_aside_routes(pool, clock))
     supervisor = Supervisor(
         {
             "consumer": consumer.run,

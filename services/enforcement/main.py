@@ -16,7 +16,7 @@ from services.enforcement.service import Resources, Service
 from services.enforcement.settings import Settings
 from shared.clock import Clock, open_clock
 from shared.db import SHARED_MIGRATIONS, migrate, open_pool, transaction
-from shared.http import create_api, dead_letter_routes, serve
+from shared.http import create_api, dead_letter_routes, serve, set_aside_routes
 from shared.kafka import open_producer
 from shared.log import configure_logging
 from shared.outbox import keep_topic_layout
@@ -59,6 +59,7 @@ async def run_service(settings: Settings) -> None:
         api.include_router(create_routes(service))
         api.include_router(dead_letter_routes(service.pool, service.consumer))
         api.include_router(restore_routes(service.pool, service.clock, "enforcement"))
+        api.include_router(set_aside_routes(service.pool, service.clock))
         await supervisor.run()
 
 

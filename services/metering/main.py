@@ -23,7 +23,7 @@ from shared.clock import MINUTE_US, Clock, open_clock
 from shared.consumer import OffsetConsumer
 from shared.db import SHARED_MIGRATIONS, Pool, ensure_partitions, migrate, open_pool, transaction
 from shared.garbage import collect_seldom
-from shared.http import create_api, dead_letter_routes, serve
+from shared.http import create_api, dead_letter_routes, serve, set_aside_routes
 from shared.kafka import open_producer
 from shared.log import configure_logging, get_logger
 from shared.outbox import Relay, keep_topic_layout
@@ -58,12 +58,20 @@ async def run_service(settings: Settings) -> None:
         partitions = await keep_topic_layout(connection, {topic.name: topic.partitions for topic in TOPICS})
     producer = await open_producer(settings.kafka_bootstrap, f"{settings.topic_prefix}metering")
     try:
-        relay = Relay(pool, producer, clock, topic_prefix=settings.topic_prefix, partitions=partitions)
+        guard = ClockGuard(pool, clock, settings)
+        relay = Relay(
+            pool,
+            producer,
+            clock,
+            topic_prefix=settings.topic_prefix,
+            partitions=partitions,
+            may_destroy=guard.trusts_clock,
+        )
         prices = Prices()
         reader = TopicReader(settings.kafka_bootstrap, settings.topic_prefix)
         restores = Restores(pool, clock, reader, relay, service="metering", topics=(CHARGES, PRICE_BOOKS))
         await restores.run(_make_recovery(settings, pool, clock, prices, reader))
-        supervisor = _wire(settings, pool, clock, prices, relay)
+        supervisor = _wire(settings, pool, clock, prices, relay, guard)
         await supervisor.run()
     finally:
         await producer.stop()
@@ -107,11 +115,10 @@ def _make_reading(settings: Settings, pool: Pool, clock: Clock, guard: ClockGuar
     return ReadUntil(pool, clock, guard, watermarks, topics=CONSUMED, settle_delay_seconds=delay_seconds)
 
 
-def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: Relay) -> Supervisor:
+def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: Relay, guard: ClockGuard) -> Supervisor:
     rules = Rules(settings.regions, settings.shards, settings.limits)
     intake = Intake(clock, prices, rules)
     inventory = Inventory(clock, prices, rules)
-    guard = ClockGuard(pool, clock, settings)
     reading = _make_reading(settings, pool, clock, guard)
     ticker = Ticker(pool, clock, prices, settings, relay, guard, reading)
     consumer = _make_consumer(settings, pool, clock, intake)
@@ -151,6 +158,7 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: R
     )
     api.include_router(routes.router)
     api.include_router(dead_letter_routes(pool, consumer))
+    api.include_router(set_aside_routes(pool, clock))
     api.include_router(restore_routes(pool, clock, "metering"))
     supervisor = Supervisor(
         {

@@ -23,7 +23,7 @@ from services.payment.settings import BalanceSettings, PaymentSettings
 from shared.clock import Clock
 from shared.consumer import OffsetConsumer, Poll
 from shared.db import Connection, Pool, ensure_partitions, open_pool, transaction
-from shared.http import create_api, dead_letter_routes, serve
+from shared.http import create_api, dead_letter_routes, serve, set_aside_routes
 from shared.kafka import open_producer
 from shared.outbox import Relay, keep_topic_layout
 from shared.restore_routes import restore_routes
@@ -84,7 +84,6 @@ async def run_payment(shared: SharedSettings, settings: PaymentSettings, clock: 
             clock,
             topic_prefix=shared.topic_prefix,
             partitions=partitions,
-            idle_seconds=0.01,
             linger_seconds=RELAY_LINGER_SECONDS,
         )
         reader = TopicReader(shared.kafka_bootstrap, shared.topic_prefix)
@@ -132,6 +131,7 @@ def _supervise(
     include_routes(api, service, edges)
     api.include_router(dead_letter_routes(loop_pool, consumer))
     api.include_router(restore_routes(loop_pool, service.clock, "payment"))
+    api.include_router(set_aside_routes(loop_pool, service.clock))
     supervisor = Supervisor(
         {
             "consumer": consumer.run,
