@@ -9,11 +9,14 @@ import pytest
 from services.metering.api import MeteringApi
 from services.metering.app.gauges import refresh_gauges
 from services.metering.app.guard import ClockGuard
+from services.metering.app.read_until import ReadUntil
 from services.metering.metrics import CONTRADICTIONS, HALTED, LAG_SECONDS, WAITING
 from services.metering.store.shards import insert_halt
 from shared.clock import HOUR_US, MINUTE_US
 from shared.db import transaction
 from shared.http import create_api
+from shared.topics import LIFECYCLE
+from shared.watermarks import Watermarks
 from tests.metering.meter import START_US, Meter, book, lifecycle, usage
 
 
@@ -25,13 +28,18 @@ class _Relay:
 @pytest.fixture
 async def client(meter: Meter) -> AsyncIterator[httpx.AsyncClient]:
     relay: Any = _Relay()
+    guard = ClockGuard(meter.pool, meter.clock, meter.settings)
+    reading = ReadUntil(
+        meter.pool, meter.clock, guard, Watermarks("127.0.0.1:1", ""), topics=(LIFECYCLE,), settle_delay_seconds=0
+    )
     routes = MeteringApi(
         *(meter.pool, meter.clock, meter.prices, meter.settings.regions),
         ticker=meter.ticker,
         intake=meter.intake,
         inventory=meter.inventory,
-        guard=ClockGuard(meter.pool, meter.clock, meter.settings),
+        guard=guard,
         relay=relay,
+        reading=reading,
     )
     api = create_api("metering", readiness=dict)
     api.include_router(routes.router)
