@@ -82,6 +82,7 @@ class Cluster:
         self._urls: dict[str, tuple[str, str]] = {}
         self._ports = {name: find_free_port() for name in dict.fromkeys((*NAMES, "payment", *self.process_names))}
         self._processes: dict[str, ManagedProcess] = {}
+        self._asked: dict[str, str] = {}
         self._settings = {"TOLLKEEPER_SHARDS": str(shards), **(settings or {})}
         (home / "TEST").touch()
         clock_file = home / "clock"
@@ -291,7 +292,11 @@ class Cluster:
     # Out
 
     def url(self, name: str) -> str:
-        return f"http://127.0.0.1:{self._ports[name]}"
+        return f"http://127.0.0.1:{self._ports[self._asked.get(name, name)]}"
+
+    def ask_of(self, name: str, process: str) -> None:
+        """Let this process answer for its service from now on."""
+        self._asked[name] = process
 
     def get(self, name: str, path: str, **parameters: Any) -> Any:
         """A JSON answer."""
