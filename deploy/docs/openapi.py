@@ -21,7 +21,7 @@ from services.payment.api_operators import OperatorApi
 from services.payment.api_pages import PagesApi
 from services.payment.api_reconciliation import ReconciliationApi
 from services.payment.api_webhooks import WebhookApi
-from shared.http import create_api, dead_letter_routes
+from shared.http import create_api, dead_letter_routes, set_aside_routes
 from shared.restore_routes import restore_routes
 
 
@@ -37,13 +37,18 @@ ABSENT: Any = _Absent()
 
 def _document(title: str, *routers: Any) -> FastAPI:  # noqa: ANN401 - FastAPI's routers
     api = create_api(title, readiness=dict)
-    for router in (*routers, dead_letter_routes(ABSENT, ABSENT), restore_routes(ABSENT, ABSENT, "balance")):
+    everywhere = (
+        dead_letter_routes(ABSENT, ABSENT),
+        set_aside_routes(ABSENT, ABSENT),
+        restore_routes(ABSENT, ABSENT, "balance"),
+    )
+    for router in (*routers, *everywhere):
         api.include_router(router)
     return api
 
 
 def declare_metering() -> FastAPI:
-    parts: dict[str, Any] = dict.fromkeys(("ticker", "intake", "inventory", "guard", "relay"), ABSENT)
+    parts: dict[str, Any] = dict.fromkeys(("ticker", "intake", "inventory", "guard", "relay", "reading"), ABSENT)
     return _document("Tollkeeper metering", MeteringApi(ABSENT, ABSENT, ABSENT, {}, **parts).router)
 
 
