@@ -211,7 +211,8 @@ class Refunds:
         async with transaction(self._pool) as connection:
             stored, order = await self._describe(connection, request)
         provider, now_us = self._provider_of(stored), self._clock.now_us()
-        if request.sent_at_us is not None and not provider.remembers(request.sent_at_us, now_us):
+        # An old request may have been sent by a database that was set back since, and forgot it.
+        if not provider.remembers(request.sent_at_us or request.requested_at_us, now_us):
             found = await self._find(request)
             if found is not None:
                 return await self._finish(request, found, None, item_id)
