@@ -1,8 +1,10 @@
 """Receipts say what was paid, in every currency, to every name, and the same for ever."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from fpdf import FPDF
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -103,3 +105,30 @@ def test_a_pdf_is_the_same_file_each_time() -> None:
     assert first.startswith(b"%PDF-")
     assert first == write_pdf(RECEIPT)
     assert first != write_pdf(replace(RECEIPT, payer_name="Somebody Else"))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("山田 太郎", "山田 太郎"),
+        ("김철수 王小明", "김철수 王小明"),
+        ("Trần Thị Ánh", "Trần Thị Ánh"),
+        ("محمد A 😀", "???? A ?"),
+    ],
+)
+def test_every_character_of_a_name_is_set_or_seen_to_be_missing(
+    name: str, shown: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Finding: payment A7. Japanese names disappeared from the receipts of a Japanese region."""
+    written: list[str] = []
+    multi_cell = FPDF.multi_cell
+
+    def listen(self: FPDF, *arguments: Any, **options: Any) -> Any:
+        written.append(arguments[2])
+        return multi_cell(self, *arguments, **options)
+
+    monkeypatch.setattr(FPDF, "multi_cell", listen)
+    document = write_pdf(replace(RECEIPT, payer_name=name))
+    assert document == write_pdf(replace(RECEIPT, payer_name=name))
+    assert f"{shown}, anh@example.com" in written
+    assert "missing the following glyphs" not in caplog.text
