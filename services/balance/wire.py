@@ -24,11 +24,11 @@ _Ints = NDArray[np.int64]
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 
-_QUOTE, _COMMA, _ZERO, _NINE, _BRACE = map(np.uint8, b'",09{')
-# Setting it turns "[" into "{" and leaves "{" alone.
-_LOWER = np.uint8(0x20)
+_QUOTE, _COMMA, _ZERO, _NINE, _OPENING, _BRACKET, _BRACE, _BACKSLASH = map(np.uint8, b'",09[]{\\')
+_ASCII_END: Final = 128
+_PATTERNS_MAX: Final = 64
 # Columns of fewer lines are looked at line by line sooner.
-_STEADY_LINES_MIN: Final = 32
+_STEADY_LINES_MIN: Final = 100
 
 
 class WireAccount(msgspec.Struct, gc=False):
@@ -250,9 +250,39 @@ class _Steady:
         return (names, starts) if bytes(column)[1:-1] == text[:-1] else None
 
 
+class _Scratch:
+    """Room for intermediate results, one batch after another: fresh memory costs more than the work."""
+
+    def __init__(self) -> None:
+        self._flags = np.empty(0, np.bool_)
+        self._repeated: dict[bytes, bytes] = {}
+
+    def flags(self, size: int) -> NDArray[np.bool_]:
+        if len(self._flags) < size:
+            self._flags = np.empty(2 * size, np.bool_)
+        return self._flags[:size]
+
+    def repeated(self, item: bytes, count: int) -> memoryview:
+        """The JSON array of `count` times the same, without its closing bracket."""
+        size = count * (len(item) + 1)
+        if len(self._repeated.get(item, b"")) < size:
+            if len(self._repeated) == _PATTERNS_MAX:
+                self._repeated.clear()
+            self._repeated[item] = b"[" + (item + b",") * (2 * count)
+        return memoryview(self._repeated[item])[:size]
+
+
+_scratch = _Scratch()
+
+
 def _is_repeated(column: msgspec.Raw, item: bytes, count: int) -> bool:
     """Whether a JSON array has `count` times the same."""
-    return bytes(column) == b"[%s]" % ((item + b",") * count)[:-1]
+    size = count * (len(item) + 1) + 1
+    array = np.frombuffer(column, np.uint8)
+    if len(array) != size or array[-1] != _BRACKET:
+        return False
+    known = np.frombuffer(_scratch.repeated(item, count), np.uint8)
+    return bool(np.equal(array[:-1], known, out=_scratch.flags(size - 1)).all())
 
 
 def _has_strings(column: msgspec.Raw, count: int) -> bool:
@@ -260,24 +290,29 @@ def _has_strings(column: msgspec.Raw, count: int) -> bool:
 
     Without escapes and letters beyond ASCII no string holds a control character.
     """
-    text = bytes(column)
-    array = np.frombuffer(text, np.uint8)
-    return bool(
-        text.isascii()
-        and b"\\" not in text
-        and np.count_nonzero(array == _QUOTE) == 2 * count
-        and np.count_nonzero(array == _COMMA) == count - 1
-        and np.count_nonzero((array | _LOWER) == _BRACE) == 1
+    array = np.frombuffer(column, np.uint8)
+    return (
+        int(array.max()) < _ASCII_END
+        and _count(array, _QUOTE) == 2 * count
+        and _count(array, _COMMA) == count - 1
+        and _count(array, _OPENING) == 1
+        and not _count(array, _BRACE)
+        and not _count(array, _BACKSLASH)
     )
 
 
 def _has_counts(column: msgspec.Raw, count: int) -> bool:
     """Whether a valid JSON array has `count` integers, none below zero."""
-    array = np.frombuffer(column, np.uint8)
-    commas = np.count_nonzero(array == _COMMA)
-    # Wraps around below "0", so that one comparison is enough.
-    digits = np.count_nonzero((array - _ZERO) <= _NINE - _ZERO)
-    return bool(commas == count - 1 and digits + commas == len(array) - 2)
+    array = np.frombuffer(column, np.uint8)[1:-1]
+    commas = _count(array, _COMMA)
+    flags = _scratch.flags(len(array))
+    # Apart from commas there is nothing below "0" but signs, points and blanks, and nothing above "9" but exponents.
+    digits = np.count_nonzero(np.greater_equal(array, _ZERO, out=flags))
+    return bool(commas == count - 1 and digits + commas == len(array) and len(array) and int(array.max()) <= _NINE)
+
+
+def _count(array: NDArray[np.uint8], letter: np.uint8) -> int:
+    return int(np.count_nonzero(np.equal(array, letter, out=_scratch.flags(len(array)))))
 
 
 def _numbers(column: msgspec.Raw) -> _Ints:

@@ -69,7 +69,7 @@ def is_steady(found: Document) -> bool:
 
 @pytest.mark.parametrize(
     ("accounts", "containers", "kinds"),
-    [(3, 20, ("gpu", "storage")), (40, 1, ("gpu", "storage")), (40, 1, ("gpu",)), (2, 30, ("a", "bb", "ccc"))],
+    [(3, 20, ("gpu", "storage")), (60, 1, ("gpu", "storage")), (120, 1, ("gpu",)), (2, 30, ("a", "bb", "ccc"))],
 )
 def test_lines_at_rest_are_checked_by_columns(accounts: int, containers: int, kinds: tuple[str, ...]) -> None:
     found = document(accounts, containers, kinds)
