@@ -64,7 +64,7 @@ class Placed(NamedTuple, Generic[FactT]):
     ended: FactT | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Order(Generic[FactT]):
     """The events of one resource in order; `placed[i].at_us` never falls.
 

@@ -95,8 +95,24 @@ class ShardCache:
                 self.failed[resource.key] = resource.reason
             else:
                 self._place_or_fail(resource, tables, self.through_us, entries)
-        self.rows = merge_rows(self.rows, build_rows(entries))
+        self.rows = merge_rows(self.rows, self._build(entries))
         self.version = version
+
+    def _build(self, entries: list[tuple[int, int, str, int, Cursor]]) -> Rows:
+        """Rows of entries; a resource with a number that no column can hold is left out."""
+        try:
+            return build_rows(entries)
+        except OverflowError as error:
+            fitting = []
+            for entry in entries:
+                try:
+                    build_rows([entry])
+                except OverflowError:
+                    self.failed[self.accounts[entry[0]][0], entry[2]] = describe_error(error)
+                else:
+                    fitting.append(entry)
+            kept = [item for item in fitting if (self.accounts[item[0]][0], item[2]) not in self.failed]
+            return build_rows(kept)
 
     def _place_or_fail(
         self,
@@ -105,14 +121,12 @@ class ShardCache:
         through_us: int,
         entries: list[tuple[int, int, str, int, Cursor]],
     ) -> None:
-        placed: list[tuple[int, int, str, int, Cursor]] = []
+        placed = len(entries)
         try:
-            self._place(resource, tables, through_us, placed)
-            build_rows(placed)
+            self._place(resource, tables, through_us, entries)
         except Exception as error:  # noqa: BLE001 - whatever one resource breaks must not stop its neighbours
+            del entries[placed:]
             self.failed[resource.key] = describe_error(error)
-        else:
-            entries += placed
 
     def forget(self, keys: set[Key]) -> None:
         if not keys:
@@ -271,7 +285,7 @@ class ShardCache:
         entries: list[tuple[int, int, str, int, Cursor]] = []
         for resource in plan.settled:
             self._place_or_fail(resource, tables, plan.through_us, entries)
-        self.rows = merge_rows(self.rows, build_rows(entries))
+        self.rows = merge_rows(self.rows, self._build(entries))
 
 
 def charge_between(

@@ -272,4 +272,6 @@ def _confirm(work: Work, resource: Resource, until_us: int, cause: str) -> None:
     if before.confirmed_until_us is None or before.confirmed_until_us >= until_us:
         return
     changed = replace(resource, history=replace(before, confirmed_until_us=until_us))
-    work.put(changed, work.corrections(changed, before), cause)
+    # Confirmed beyond what is charged already, as most are: a longer confirmation changes nothing yet.
+    ahead = before.confirmed_until_us >= work.charged_through(resource)
+    work.put(changed, () if ahead else work.corrections(changed, before), cause)
