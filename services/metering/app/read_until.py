@@ -14,6 +14,7 @@ from prometheus_client import Gauge
 
 from services.metering.app.guard import ClockGuard
 from services.metering.store import reading as reading_store
+from services.metering.store.events import load_first_due
 from shared.clock import SECOND_US, Clock, format_instant
 from shared.db import Connection, Pool, is_transient
 from shared.log import get_logger
@@ -110,10 +111,13 @@ class ReadUntil:
             # The instant was read on a clock that the ticks would not trust.
             return False
         async with self._pool.acquire(timeout=30) as connection:
-            self._mark_us = await reading_store.move_read_until(connection, at_us, self._clock.now_us())
+            # What was parked until its time is read, but applied only a moment after it is due.
+            first_due_us = await load_first_due(connection, at_us)
+            known_us = at_us if first_due_us is None else min(at_us, first_due_us)
+            self._mark_us = await reading_store.move_read_until(connection, known_us, self._clock.now_us())
         self._show()
         self.moved.set()
-        return True
+        return known_us == at_us
 
     async def _wait_applied(self, ends: Ends) -> None:
         """Return once every position has passed its end, or when the ends are no longer those of these topics."""

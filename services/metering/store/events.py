@@ -172,6 +172,22 @@ async def load_due(connection: Connection, now_us: int, limit: int, left_out: Se
     return [_waiting(row) for row in rows]
 
 
+async def load_first_due(connection: Connection, now_us: int) -> int | None:
+    """When the earliest parked event was due that is still to be applied; None if there is none. Set aside ones are
+    no reason to wait.
+    """
+    due_us: int | None = await connection.fetchval(
+        """
+        select min(w.due_at) from waiting_event w
+        where w.due_at <= $1 and not exists (
+          select from set_aside s where s.kind = 'waiting' and s.item = w.topic || '/' || w.source || '/' || w.event_id
+        )
+        """,
+        now_us,
+    )
+    return due_us
+
+
 async def find_waiting(connection: Connection, key: EventKey) -> list[WaitingEvent]:
     """What waits under a (source, id), at most one per topic."""
     rows = await connection.fetch(
