@@ -95,7 +95,8 @@ class Teller:
             extra["sequence"] = position
         elif self._numbers == "apart":
             extra["sequence"] = self._next[source] = self._next.get(source, 0) + 1
-        self._runs += verb == "started"
+        # Now and then a platform gives a run the name of the one before.
+        self._runs += verb == "started" and draw.random() < 0.9
         if self._names_runs and verb in ("started", "stopped") and draw.random() < 0.9:
             extra["run_id"] = f"run-{self._runs if draw.random() < 0.95 else 99}"
         if self._steps and draw.random() < 0.3:
@@ -106,6 +107,18 @@ class Teller:
         return source, at_us + self._offset_us, extra
 
 
+def amending(event: Event, target: Event) -> Event:
+    """The event, in place of an earlier one."""
+    reference = {"source": target["source"], "id": target["id"]}
+    return {**event, "data": {**event["data"], "replaces": reference}}
+
+
+def retracting(target: Event) -> Event:
+    """The word that an event never was."""
+    data = {name: target["data"][name] for name in ("region", "tenant_id")}
+    return amending({**target, "id": f"{target['id']}-retracted", "type": "event.retracted", "data": data}, target)
+
+
 @dataclass(frozen=True)
 class Maker:
     """Draws the lives of a fleet in [start_us, end_us)."""
@@ -114,6 +127,7 @@ class Maker:
     start_us: int
     end_us: int
     tenants: int
+    careless: float = 0.5
 
     def owner(self) -> tuple[str, str]:
         return self.draw.choice(list(REGIONS)), f"tenant-{self.draw.randrange(self.tenants)}"
@@ -139,7 +153,7 @@ class Maker:
         configuration: dict[str, Any] = {"gpu_count": gpu_count, "persistent_storage_gb": self.draw.choice([0, 1, 500])}
         if gpu_count:
             configuration["gpu_sku"] = self.draw.choices(GPUS, (4, 4, 3, 1))[0]
-        careless = self.draw.random() < 0.5
+        careless = self.draw.random() < self.careless
         made = [("created", self.instant(self.start_us), configuration), *self._later(careless=careless)]
         made = [made[0], *((verb, max(at_us, made[0][1]), data) for verb, at_us, data in made[1:])]
         teller = Teller(self.draw, f"platform/{region}", careless=careless)
@@ -147,7 +161,31 @@ class Maker:
             source, said_us, extra = teller.tell(position, verb, at_us)
             name = f"{subject}-{position}"
             made_event = self.event(f"container.{verb}", name, subject, region, tenant, said_us, {**data, **extra})
-            yield {**made_event, "source": source}
+            yield from self.said({**made_event, "source": source}, amends=careless)
+
+    def said(self, event: Event, *, amends: bool) -> Iterator[Event]:
+        """An event, or a wrong one and what was said later to put it right, once or twice."""
+        if not amends or self.draw.random() > 0.15:
+            yield event
+            return
+        wrong = {**event, "id": f"{event['id']}-wrong", "time": self.draw.choice([event["time"], self._other_time()])}
+        if "gpu_count" in event["data"]:
+            wrong["data"] = {**event["data"], "gpu_count": event["data"]["gpu_count"] ^ 1}
+            wrong["data"].setdefault("gpu_sku", "a30")
+        yield wrong
+        if self.draw.random() < 0.3:
+            worse = amending({**wrong, "id": f"{event['id']}-worse", "time": self._other_time()}, wrong)
+            yield worse
+            wrong = worse
+        yield amending(event, wrong)
+        if self.draw.random() < 0.3 and event["type"] != "container.created":
+            stray = {**event, "id": f"{event['id']}-stray", "time": self._other_time()}
+            stray["data"] = {name: value for name, value in event["data"].items() if name != "sequence"}
+            yield stray
+            yield retracting(stray)
+
+    def _other_time(self) -> str:
+        return timestamp(self.instant(self.start_us))
 
     def _later(self, *, careless: bool) -> list[tuple[str, int, dict[str, Any]]]:
         """What happens after the creation: (verb, instant, data) in the order in which it really happens."""
@@ -203,6 +241,17 @@ class Maker:
         del event["subject"]
         return event
 
+    def usages(self, event: Event) -> Iterator[Event]:
+        """A record, which may have been wrong at first, or be taken out again."""
+        if self.draw.random() < 0.4 * self.careless:
+            wrong = {**event, "id": f"{event['id']}-wrong", "data": {**event["data"], "quantity": 999}}
+            yield from (wrong, amending(event, wrong))
+        else:
+            yield event
+        if self.draw.random() < 0.2 * self.careless:
+            stray = {**event, "id": f"{event['id']}-stray"}
+            yield from (stray, retracting(stray))
+
     def event(
         self, kind: str, event_id: str, subject: str, region: str, tenant: str, at_us: int, data: dict[str, Any]
     ) -> Event:
@@ -227,14 +276,19 @@ def make_fleet(
     containers: int = 40,
     volumes: int = 8,
     usages: int = 30,
+    careless: float = 0.5,
 ) -> Fleet:
-    """A fleet that lives for `hours` from `start_us` on; no conflicts in it, so any order gives the same totals."""
-    maker = Maker(random.Random(seed), start_us, start_us + hours * HOUR_US, tenants)
+    """A fleet that lives for `hours` from `start_us` on; no conflicts in it, so any order gives the same totals.
+
+    `careless` is the share of platforms whose events come wrong, twice numbered, unordered, and are amended.
+    """
+    maker = Maker(random.Random(seed), start_us, start_us + hours * HOUR_US, tenants, careless)
     events: list[Event] = []
     for number in range(containers):
         events += maker.container(number)
     for number in range(volumes):
         events += maker.volume(number)
-    events += [maker.usage(number) for number in range(usages)]
+    for number in range(usages):
+        events += maker.usages(maker.usage(number))
     events.sort(key=lambda event: (event["time"].ljust(27, "0"), event["id"]))
     return Fleet(REGIONS, make_books(start_us, hours), tuple(events), start_us, maker.end_us)

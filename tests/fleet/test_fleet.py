@@ -22,7 +22,7 @@ def test_a_seed_gives_the_same_bytes() -> None:
 def test_a_fleet_has_everything_in_it() -> None:
     fleet = make_fleet(1, START_US, containers=200)
     kinds = Counter(event["type"] for event in fleet.events)
-    assert len(kinds) == 9
+    assert len(kinds) == 10
     found = answer(fleet.lines(), fleet.books, fleet.regions, fleet.end_us)
     assert len(found.totals()) == 8
     assert {kind for kinds in found.micros.values() for kind in kinds} == {"gpu", "storage", "tokens", "images"}

@@ -229,10 +229,8 @@ def _replaced(event: Mapping[str, Any], data: Mapping[str, Any]) -> tuple[str, s
 def _usage(number: int, event: Mapping[str, Any], data: Mapping[str, Any]) -> Usage:
     if event["type"] == RETRACTED:
         at_us = _moment(event, "time")
-        return Usage(
-            *(number, _text(event, "source"), _text(event, "id"), _name(data, "region"), _name(data, "tenant_id")),
-            *("", 0, at_us, at_us, at_us, _replaced(event, data)),
-        )
+        head = number, _text(event, "source"), _text(event, "id"), _name(data, "region"), _name(data, "tenant_id")
+        return Usage(*head, "", 0, at_us, at_us, at_us, replaces=_replaced(event, data))
     quantity = _count(data, "quantity")
     from_us, to_us = _moment(data, "from"), _moment(data, "to")
     if quantity is None or to_us < from_us:

@@ -29,7 +29,9 @@ class Outgoing:
 def outgoing(line: str | bytes, partition: int | None = None) -> Outgoing:
     """A line of an event file as a record of the topic that its type belongs to."""
     value = line.encode() if isinstance(line, str) else line
-    return Outgoing(USAGE if b'"service.usage"' in value else LIFECYCLE, value, partition=partition)
+    # A retraction without a subject takes out usage: only resources have one.
+    is_usage = b'"service.usage"' in value or (b'"event.retracted"' in value and b'"subject"' not in value)
+    return Outgoing(USAGE if is_usage else LIFECYCLE, value, partition=partition)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def test_a_shuffled_repeated_and_delayed_file_settles_like_the_ordered_one(make_
 
 def test_ticks_bill_the_same_as_corrections(make_cluster: MakeCluster) -> None:
     """Each event published when the clock reaches it: ticks bill it, and nothing has to be corrected."""
-    fleet = make_fleet(12, START_US, hours=1)
+    fleet = make_fleet(12, START_US, hours=1, careless=0)
     cluster = make_cluster(settle_delay_seconds=SETTLE_DELAY_SECONDS)
     publish_books(cluster, fleet)
     waiting = list(fleet.events)
