@@ -6,7 +6,10 @@ BIN := .venv/bin
 HASH := $(shell (cat requirements.lock pyproject.toml; echo "$(CURDIR)") | cksum | cut -d' ' -f1)
 STAMP := .venv/.installed-$(HASH)
 
-.PHONY: help setup run test lint types bench docs
+# Stories to play, such as 7 or 1-300: a seed that fails plays the same story again.
+SEEDS ?= 1-300
+
+.PHONY: help setup run test stories lint types bench docs
 
 help: ## what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -28,6 +31,9 @@ run: setup ## start the stack and the demo (DEMO=0: without the demo)
 
 test: setup ## run all tests, by two workers with servers of their own
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --durations 25
+
+stories: setup ## play drawn stories of everything at once (SEEDS=1-300)
+	$(BIN)/python -m tests.story --seeds $(SEEDS)
 
 lint: setup ## style, format, and who may import whom
 	$(BIN)/ruff check
