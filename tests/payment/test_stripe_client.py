@@ -445,6 +445,14 @@ async def test_a_saved_card_is_charged(
     assert api.keys() == [f"charge-{'6e' * 16}"]
 
 
+async def test_a_charge_is_never_repeated_by_the_library(provider: StripeProvider, api: StripeApi) -> None:
+    """Each repeat is decided again: the customer may have withdrawn his consent meanwhile (finding: payment A1)."""
+    api.lay(CHARGE, httpx.Response(503, json={"error": {"type": "api_error"}}), intent())
+    with pytest.raises(TransientFault):
+        await provider.charge_saved(SAVED)
+    assert len(api.sent(CHARGE)) == 1
+
+
 async def test_an_unclear_charge_is_neither_paid_nor_declined(provider: StripeProvider, api: StripeApi) -> None:
     for answer in (error(500, "api_error"), error(401, "x"), intent(status="requires_capture")):
         api.lay(CHARGE, answer)

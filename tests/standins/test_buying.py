@@ -263,6 +263,7 @@ def test_what_was_decided_during_an_outage_is_decided_again_after_it(town: Town,
     town.control("stripe", "/down", seconds=300, how="503")
     wait_for(lambda: town.http.put(url, json=AGREEMENT).is_success, what="the saved card is known")
     wait_for(lambda: town.cluster.query("payment", statement) == [("open", None)], what="an attempt is open")
+    wait_for(lambda: f"vn/{tenant}" in town.cluster.logs(), what="the charge has failed")
     if change == "the consent is withdrawn":
         assert town.http.delete(url).status_code == 204
         ended = [("withdrawn", "consent withdrawn")]

@@ -250,7 +250,11 @@ class StripeProvider:
             "confirm": True,
             "metadata": marks,
         }
-        options: stripe.RequestOptions = {"idempotency_key": f"charge-{charge.request_id}"}
+        # The library repeats nothing by itself: before each repeat it is decided again whether to charge.
+        options: stripe.RequestOptions = {
+            "idempotency_key": f"charge-{charge.request_id}",
+            "max_network_retries": 0,
+        }
         try:
             answer = await call(self._api.payment_intents.create_async(params=params, options=options))
         except CardDeclined as declined:
