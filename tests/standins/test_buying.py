@@ -279,7 +279,8 @@ def test_what_was_decided_during_an_outage_is_decided_again_after_it(town: Town,
         what=lambda: f"{ended}: {town.cluster.query('payment', statement)}\n{town.cluster.logs()}",
     )
     assert town.balance(tenant) == 100_000
-    assert [item["amount"] for item in town.truth("stripe") if item["amount"] == 200_000] == [200_000]
+    found = town.cluster.query("payment", statement.replace("state, reason", "order_id"))
+    assert {item["order_id"] for item in town.truth("stripe")}.isdisjoint(order_id for (order_id,) in found)
 
 
 def test_money_that_comes_after_a_refusal_is_credited(town: Town) -> None:
