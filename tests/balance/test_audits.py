@@ -32,10 +32,10 @@ async def finish(auditor: Auditor) -> Audit:
 async def test_it_runs_in_a_process_of_its_own_and_finds_what_differs(
     make_database: MakeDatabase, monkeypatch: pytest.MonkeyPatch, postgres_admin_url: str
 ) -> None:
-    books = await Books.open(*await make_database("balance"))
+    owner_url, app_url = await make_database("balance")
+    books = await Books.open(owner_url, app_url)
     try:
         await books.post(simple(1, {"acme": 5}))
-        app_url = str(books.pool._connect_args[0])
         monkeypatch.setenv("TOLLKEEPER_BALANCE_DATABASE_URL", app_url)
         auditor = Auditor(books.clock, 3600, COMMAND)
         assert await finish(auditor) == Audit(START_US, START_US, [])

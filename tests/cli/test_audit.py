@@ -1,8 +1,10 @@
 """`tollkeeper audit` against a fake balance."""
 
+from typing import Any
+
 from tests.cli.conftest import Fakes, Tollkeeper
 
-DONE = {"state": "done", "fault": None, "count": 0, "differences": []}
+DONE: dict[str, Any] = {"state": "done", "fault": None, "count": 0, "differences": []}
 
 
 def test_it_says_what_differs_and_exits_one(fakes: Fakes, tollkeeper: Tollkeeper) -> None:

@@ -186,7 +186,8 @@ async def test_a_relay_that_died_before_its_mark_is_no_restore(place: Place, mon
             patch.setattr(life.relay, "_mark", die)
             with pytest.raises(ConnectionError):
                 await life.publish()
-        assert await eventually(place.sequence, what="the records") == [(1, "a"), (2, "b")]
+        records: list[tuple[int, str]] = await eventually(place.sequence, what="the records")
+        assert records == [(1, "a"), (2, "b")]
         assert await life.restores.run(Steps()) == 0
     assert await place.told() == []
 
@@ -221,7 +222,8 @@ async def test_of_two_processes_that_start_at_once_one_restores(place: Place) ->
     await place.set_back()
     first, second = Steps(), Steps()
     async with place.life() as one, place.life() as other:
-        assert await asyncio.gather(one.restores.run(first), other.restores.run(second)) == [1, 1]
+        incarnations = await asyncio.gather(one.restores.run(first), other.restores.run(second))
+        assert list(incarnations) == [1, 1]
     assert first.done + second.done == Counter(adopt=1, catch_up=1, settle=1)
 
 
