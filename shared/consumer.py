@@ -92,7 +92,7 @@ class OffsetConsumer:
         group: str,
         records_max: int = 500,
         lanes: int = 1,
-        wait_ms: int = 100,
+        wait_ms: int = 500,
         linger_seconds: float = 0.0,
         stall_seconds: float = 60,
     ) -> None:
@@ -129,6 +129,8 @@ class OffsetConsumer:
             auto_offset_reset="none",
             isolation_level="read_committed",
             metadata_max_age_ms=METADATA_AGE_SECONDS * 1000,
+            # How long the broker, and a poll, wait where there is nothing: whatever comes ends both at once.
+            fetch_max_wait_ms=1_000,
             max_partition_fetch_bytes=4 * 1024 * 1024,
             fetch_max_bytes=32 * 1024 * 1024,
             max_poll_interval_ms=600_000,

@@ -1,5 +1,6 @@
 """HTTP as every service speaks it: problem+json errors (RFC 9457), health, metrics, dead letters."""
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Iterator, Mapping
@@ -239,6 +240,12 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """The supervisor owns the process's signals."""
         yield
+
+    async def main_loop(self) -> None:
+        """Renew the Date header once a second. Uvicorn looks ten times whether to end; ours is cancelled."""
+        while True:
+            await self.on_tick(0)
+            await asyncio.sleep(1)
 
 
 async def serve(api: FastAPI, host: str, port: int) -> None:

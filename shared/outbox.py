@@ -4,8 +4,8 @@ A stream is a shard's (or service's) contiguous sequence of messages. Its head r
 sequence numbers commit in order and a relay that reads past its cursor misses nothing. The cursor moves only after
 the broker's acknowledgement: a crash in between sends again, and consumers drop what they know.
 
-A relay looks for messages twice a second. In between it is woken: by the commit of an append in its own process, and by
-NOTIFY from the others, whose stand-by relays pass their hints on. A hint that is lost costs half a second.
+A relay looks for messages once a second. In between it is woken: by the commit of an append in its own process, and by
+NOTIFY from the others, whose stand-by relays pass their hints on. A hint that is lost costs a second.
 """
 
 import asyncio
@@ -156,7 +156,7 @@ class Relay:
         relays: int = 1,
         batch_messages_max: int = 1000,
         batch_bytes_max: int = 24 * 1024 * 1024,
-        idle_seconds: float = 0.5,
+        idle_seconds: float = 1.0,
         linger_seconds: float = 0.0,
         may_destroy: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:

@@ -129,7 +129,6 @@ def _make_consumers(
         group="balance",
         records_max=own.records_max,
         lanes=own.posting_lanes,
-        wait_ms=20,
     )
     payments = OffsetConsumer(
         pool,
@@ -140,7 +139,6 @@ def _make_consumers(
         topics=(PAYMENT_EVENTS,),
         group="balance-payments",
         records_max=own.records_max,
-        wait_ms=20,
         linger_seconds=LINGER_SECONDS,
     )
     return charges, consumer, payments

@@ -64,7 +64,6 @@ class Service:
             topics=CONSUMED,
             group="enforcement",
             records_max=200,
-            wait_ms=20,
         )
         neighbours = Neighbours(
             BalanceClient(resources.balance), MeteringClient(resources.metering), PaymentClient(resources.payment)

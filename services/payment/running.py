@@ -113,7 +113,6 @@ def _supervise(
         topic_prefix=shared.topic_prefix,
         topics=(ACCOUNT_EVENTS, SERVICE_EVENTS),
         group="payment",
-        wait_ms=20,
         linger_seconds=CREDITS_LINGER_SECONDS,
     )
 

@@ -70,7 +70,7 @@ class ReadUntil:
         self._watermarks = watermarks
         self._topics = tuple(topics)
         # Charging is `settle_delay_seconds` behind the clock anyway: a mark within that never holds it up.
-        self._ask_seconds = min(max(settle_delay_seconds / 4, TEST_POLL_SECONDS), ASK_SECONDS_MAX)
+        self._ask_seconds = min(max(settle_delay_seconds / 2, TEST_POLL_SECONDS), ASK_SECONDS_MAX)
         self._mark_us = 0
         self._unread: list[Unread] = []
         self._fault = ""

@@ -34,7 +34,8 @@ logger = get_logger(__name__)
 TICK = "tick"
 TICK_SHARD = "tick-shard"
 
-IDLE_SECONDS_MAX = 0.25
+# Whatever is read wakes the ticker before.
+IDLE_SECONDS_MAX = 1.0
 
 
 class Ticker:
