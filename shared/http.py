@@ -16,15 +16,14 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shared.clock import Clock, format_instant
 from shared.consumer import OffsetConsumer
 from shared.db import Pool, is_transient, transaction
 from shared.dead_letters import close_dead_letter, load_dead_letter, load_dead_letters, load_dead_topic
 from shared.errors import Refusal, TransientFault
+from shared.http_limits import AnsweredFaults, LimitedRequests, TimedProtocol
 from shared.log import get_logger
 from shared.operators import OperatorWord
 from shared.set_aside import list_set_aside, retry_now
@@ -32,7 +31,6 @@ from shared.set_aside import list_set_aside, retry_now
 logger = get_logger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
-BODY_BYTES_MAX = 2 * 1024 * 1024
 # Errors of a database, a network or a neighbour: `is_transient` tells which of them are worth another try.
 MAYBE_TRANSIENT = (
     TransientFault,
@@ -63,8 +61,9 @@ def create_api(title: str, *, readiness: Callable[[], Mapping[str, str]]) -> Fas
     """
     api = FastAPI(title=title, docs_url="/docs", redoc_url=None)
     _add_error_handlers(api)
-
-    api.add_middleware(_BoundedBody)
+    # The last one added is the outermost.
+    api.add_middleware(LimitedRequests, problem=problem)
+    api.add_middleware(AnsweredFaults, answer=_answer_unexpected)
 
     @api.get("/healthz", include_in_schema=False)
     async def healthz() -> JSONResponse:
@@ -84,22 +83,6 @@ def create_api(title: str, *, readiness: Callable[[], Mapping[str, str]]) -> Fas
     return api
 
 
-class _BoundedBody:
-    """Refuses bodies that say they are too large. Plain ASGI: Starlette's own base class starts tasks per request."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            length = Headers(scope=scope).get("content-length", "0")
-            if not length.isdigit() or int(length) > BODY_BYTES_MAX:
-                refusal = problem(413, "body-too-large", f"the body may have at most {BODY_BYTES_MAX} bytes")
-                await refusal(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
-
-
 def _add_error_handlers(api: FastAPI) -> None:
     async def refused(_request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, Refusal)
@@ -114,22 +97,22 @@ def _add_error_handlers(api: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         return problem(error.status_code, "http", str(error.detail))
 
-    async def faulty(request: Request, error: Exception) -> JSONResponse:
+    async def faulty(_request: Request, error: Exception) -> JSONResponse:
         if not is_transient(error):
-            return await unexpected(request, error)
+            return _answer_unexpected(error)
         logger.warning("http.unavailable", error=repr(error)[:500])
         return problem(503, "unavailable", "a part of the service is out of reach for the moment; try again")
-
-    async def unexpected(_request: Request, error: Exception) -> JSONResponse:
-        logger.error("http.unexpected", exc_info=error)
-        return problem(500, "internal", "an unexpected error; it is in the service's log")
 
     api.add_exception_handler(Refusal, refused)
     api.add_exception_handler(RequestValidationError, invalid)
     api.add_exception_handler(HTTPException, http_error)
     for kind in MAYBE_TRANSIENT:
         api.add_exception_handler(kind, faulty)
-    api.add_exception_handler(Exception, unexpected)
+
+
+def _answer_unexpected(error: Exception) -> JSONResponse:
+    logger.error("http.unexpected", exc_info=error)
+    return problem(500, "internal", "an unexpected error; it is in the service's log")
 
 
 class ReplayBody(BaseModel):
@@ -250,4 +233,12 @@ class _Server(uvicorn.Server):
 
 async def serve(api: FastAPI, host: str, port: int) -> None:
     """Serve until cancelled."""
-    await _Server(uvicorn.Config(api, host=host, port=port, log_config=None, access_log=False, lifespan="off")).serve()
+    config = uvicorn.Config(
+        api, host=host, port=port, http=TimedProtocol, log_config=None, access_log=False, lifespan="off"
+    )
+    server = _Server(config)
+    try:
+        await server.serve()
+    finally:
+        for listening in getattr(server, "servers", ()):
+            listening.close()
