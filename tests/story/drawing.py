@@ -17,7 +17,7 @@ TENANTS = 5
 STEPS = 14
 
 Account = tuple[str, str]
-Trouble = Literal["pause", "kill", "cut", "garbage", "aborted", "repeat", "back up", "restore"]
+Trouble = Literal["pause", "kill", "cut", "garbage", "aborted", "repeat", "back up", "restore", "consent"]
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,15 @@ def draw_story(seed: int, start_us: int) -> Story:
         for event in _Life(draw, region, tenant, f"s{seed}-{number}", start_us, clock[-1]).events():
             planned[_step_of(draw, event, clock)].append(event)
     restores = _draw_restore(draw)
+    # Drawn by itself, so that a story without it is the same story.
+    consent = random.Random(seed + 1_000_003)
+    withdrawn = [(consent.randrange(STEPS), TroubleAt("consent"))] if consent.random() < 0.5 else []
     steps = tuple(
         Step(
             at_us,
             tuple(planned[number]),
             tuple(_draw_credits(draw, seed, number)),
-            (*_draw_troubles(draw), *(trouble for at, trouble in restores if at == number)),
+            (*_draw_troubles(draw), *(trouble for at, trouble in (*restores, *withdrawn) if at == number)),
             draw.random() < 0.6,
         )
         for number, at_us in enumerate(clock)

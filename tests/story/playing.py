@@ -26,6 +26,16 @@ from tests.system.waiting import wait_for
 
 SETTLE_DELAY_US = 3 * SECOND_US
 SETTLED_SECONDS = 120
+MICROS = 1_000_000
+PAID_UNITS = 100_000
+AGREEMENT = {
+    "threshold_micros": 150_000 * MICROS,
+    "target_micros": 300_000 * MICROS,
+    "daily_cap_micros": 1_000_000 * MICROS,
+    "monthly_cap_micros": 5_000_000 * MICROS,
+    "consent": "Charge my card when my balance is low.",
+    "actor": "the customer",
+}
 
 
 class StoryError(AssertionError):
@@ -45,6 +55,7 @@ class Play:
     dumps: dict[str, Path] = field(default_factory=dict)
     given: list[Credit] = field(default_factory=list)  # since the dump of balance
     unconfirmed: list[str] = field(default_factory=list)
+    paid_order: str | None = None
     known_deletes: set[str] = field(default_factory=set)  # commanded before the restore that is not confirmed
 
     def __post_init__(self) -> None:
@@ -72,6 +83,7 @@ class Play:
         self._settle()
         self._look()
         self._check_ledger()
+        self._check_consent()
         self._check_nothing_held_up()
         self._check_everybody_stopped()
 
@@ -96,6 +108,8 @@ class Play:
         for trouble in step.troubles:
             if trouble.kind == "restore":
                 self._restore(trouble.target)
+            elif trouble.kind == "consent":
+                self._withdraw_consent()
         if step.waits:
             self._settle()
         self._platform_acts(obedience=self.story.obedience)
@@ -153,6 +167,30 @@ class Play:
         for credit in lost:
             self.cluster.credit(credit.account, credit.amount_micros, credit.key)
             self._note_credit(credit.account, credit.amount_micros)
+
+    def _withdraw_consent(self) -> None:
+        """A customer pays, agrees to automatic top-up while Stripe is out, and withdraws before it is back."""
+        tenant = f"{self.tenants}payer"
+        order = self.town.order(tenant, str(PAID_UNITS), save_card=True)
+        self.town.pay(order)
+        self.town.wait_balance(tenant, PAID_UNITS)
+        self._note_credit(("vn", tenant), PAID_UNITS * MICROS)
+        self.paid_order = order["order_id"]
+        url = f"{self.town.payment}/v1/accounts/vn/{tenant}/auto-top-up"
+        self.town.control("stripe", "/down", seconds=600, how="503")
+        wait_for(lambda: self.town.http.put(url, json=AGREEMENT).is_success, what="the saved card is known")
+        with suppress(AssertionError):
+            # After a restore that nobody confirmed there is no attempt at all.
+            statement = f"select state from auto_top_up_attempt where tenant_id = '{tenant}' and state = 'open'"
+            wait_for(lambda: self.cluster.query("payment", statement), timeout_seconds=5, what="an open attempt")
+        assert self.town.http.delete(url).is_success
+        self.town.control("stripe", "/up")
+
+    def _check_consent(self) -> None:
+        """Nothing was taken of the customer but what he paid himself."""
+        taken = [item["order_id"] for item in self.town.truth("stripe")]
+        if taken != [order for order in [self.paid_order] if order is not None]:
+            raise self._wrong(f"the customer paid {self.paid_order} and withdrew his consent; Stripe took {taken}")
 
     def _confirm(self) -> None:
         """An operator confirms the restores that there were."""

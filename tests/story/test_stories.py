@@ -16,7 +16,7 @@ def test_a_seed_draws_one_story_and_all_troubles_are_drawn() -> None:
     assert draw_story(7, START_US) == draw_story(7, START_US)
     stories = [draw_story(seed, START_US) for seed in range(40)]
     drawn = {trouble.kind for story in stories for step in story.steps for trouble in step.troubles}
-    assert {"pause", "kill", "cut", "garbage", "aborted", "repeat", "back up", "restore"} <= drawn
+    assert {"pause", "kill", "cut", "garbage", "aborted", "repeat", "back up", "restore", "consent"} <= drawn
     events = [event for story in stories for step in story.steps for event in step.events]
     assert any("replaces" in event["data"] for event in events)
 
