@@ -19,6 +19,7 @@ from services.metering.rules.charge import charge
 from services.metering.rules.history import Event, describe_without_effect
 from services.metering.store import contradictions as contradiction_store
 from services.metering.store import events as event_store
+from services.metering.store import held_back as held_back_store
 from services.metering.store import prices as price_store
 from services.metering.store import resources as resource_store
 from services.metering.store import shards as shard_store
@@ -29,6 +30,7 @@ from services.metering.store.resources import Resource
 from shared.clock import Clock, format_instant
 from shared.db import Pool, transaction
 from shared.errors import Refusal
+from shared.events.cloudevents import RegionName, TenantId
 from shared.events.prices import PriceBookFile, PriceBookPublished
 from shared.log import get_logger
 from shared.operators import OperatorWord, Words
@@ -40,6 +42,8 @@ logger = get_logger(__name__)
 
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Name = Annotated[str | None, Query(max_length=200)]
+# Whoever asks wants to know whether there is any, and to name some.
+HELD_BACK_MAX = 20
 # Where a page goes on: the `next` of the one before.
 After = Annotated[str | None, Query(max_length=2000)]
 
@@ -101,6 +105,7 @@ class MeteringApi:
         add("/price-books", self.publish, methods=["PUT"])
         add("/price-books/{region}", self.books, methods=["GET"])
         add("/resources/{region}/{resource_id:path}", self.resource, methods=["GET"])
+        add("/accounts/{region}/{tenant_id}/held-back", self.held_back, methods=["GET"])
         add("/pending", self.pending, methods=["GET"])
         add("/parked", self.parked, methods=["GET"])
         add("/parked/release", self.release, methods=["POST"])
@@ -166,6 +171,18 @@ class MeteringApi:
             "through": format_instant(through_us),
             "seq": shard.seq,
             "segments": [{**asdict(segment), "price_micros": segment.price_micros} for segment in segments],
+        }
+
+    async def held_back(self, region: RegionName, tenant_id: TenantId) -> dict[str, Any]:
+        """What was said of an account and is not in its charges, until an operator has looked at it."""
+        async with transaction(self._pool) as connection:
+            items = await held_back_store.load_held_back(connection, region, tenant_id, HELD_BACK_MAX)
+        return {
+            "now": format_instant(self._clock.now_us()),
+            "held_back": [
+                {"kind": item.kind, "id": item.item_id, "resource_id": item.resource_id, "reason": item.reason}
+                for item in items
+            ],
         }
 
     async def pending(

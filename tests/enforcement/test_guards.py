@@ -41,6 +41,13 @@ def held_up(cause: str, region: str = "vn") -> float:
             "charges wait to be posted",
         ),
         (
+            lambda world: world.metering.held_back.append(
+                {"kind": "parked", "id": "platform/vn/evt-9", "resource_id": "ctr-1", "reason": "too_old"}
+            ),
+            lambda world: world.metering.held_back.clear(),
+            "metering keeps back: parked platform/vn/evt-9 (too_old) of ctr-1",
+        ),
+        (
             lambda world: setattr(world.payment, "down", True),
             lambda world: setattr(world.payment, "down", False),
             "payment is out of reach",

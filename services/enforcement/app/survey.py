@@ -73,6 +73,7 @@ class Survey:
         metering = None if surveyed.metering is None else surveyed.metering.seen_of(shard)
         balance = surveyed.balance.seen_of(shard)
         payments = await _or_none(self._neighbours.payment.load_open(case.key)) if surveyed.pays else None
+        held_back = None if metering is None else await _or_none(self._neighbours.metering.load_held_back(case.key))
         deadline = asyncio.get_running_loop().time() + POSTING_SECONDS_MAX
         while metering is not None and balance.seq < metering.seq and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
@@ -93,6 +94,7 @@ class Survey:
             payments=payments,
             unseen_records=surveyed.unseen_records,
             halts=halts,
+            held_back=held_back,
         )
 
     async def _survey(self) -> _Surveyed:

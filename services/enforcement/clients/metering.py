@@ -1,8 +1,11 @@
-"""Questions to metering: how far everything is charged."""
+"""Questions to metering: how far everything is charged, and what it keeps back."""
+
+from urllib.parse import quote
 
 import httpx
 
 from services.enforcement.clients.asking import Answer, Asker
+from services.enforcement.rules.account import AccountKey
 from services.enforcement.rules.guards import MeteringSeen
 from shared.events.cloudevents import Instant
 
@@ -26,6 +29,17 @@ class MeteringStatus(Answer):
         return None if found is None else MeteringSeen(self.now, found.seq, found.through, self.halted)
 
 
+class _HeldBack(Answer):
+    kind: str
+    id: str
+    resource_id: str | None
+    reason: str
+
+
+class _HeldBackAnswer(Answer):
+    held_back: list[_HeldBack]
+
+
 class MeteringClient:
     """`client` has metering's address as its base."""
 
@@ -35,3 +49,12 @@ class MeteringClient:
     async def load_status(self) -> MeteringStatus:
         """Raises OutOfReachError."""
         return await self._asker.ask(MeteringStatus, "GET", "/v1/status")
+
+    async def load_held_back(self, key: AccountKey) -> tuple[str, ...]:
+        """What was said of an account and is not in its charges, in words. Raises OutOfReachError."""
+        path = f"/v1/accounts/{quote(key.region, safe='')}/{quote(key.tenant_id, safe='')}/held-back"
+        answer = await self._asker.ask(_HeldBackAnswer, "GET", path)
+        return tuple(
+            f"{item.kind} {item.id} ({item.reason})" + (f" of {item.resource_id}" if item.resource_id else "")
+            for item in answer.held_back
+        )

@@ -64,6 +64,7 @@ class Evidence:
     payments: PaymentsSeen | None = None
     unseen_records: int | None = None  # of our own topics, published before the question and not applied yet
     halts: tuple[str, ...] = ()  # why an operator must confirm first
+    held_back: tuple[str, ...] | None = None  # what metering was told of the account and has not charged by
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +142,14 @@ def _metering_lags(_case: Case, evidence: Evidence, bounds: Bounds) -> str | Non
     return "metering lags: what was used and stopped of late is not charged yet"
 
 
+def _held_back(_case: Case, evidence: Evidence, _bounds: Bounds) -> str | None:
+    if evidence.metering is None:
+        return None
+    if evidence.held_back is None:
+        return "metering does not tell what it keeps back of the account"
+    return f"metering keeps back: {', '.join(evidence.held_back)}" if evidence.held_back else None
+
+
 def _payment_clock(_case: Case, evidence: Evidence, bounds: Bounds) -> str | None:
     payments = evidence.payments
     return "payment is out of reach" if payments is None else _differs("payment", payments.now_us, evidence, bounds)
@@ -209,6 +218,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard("metering-clock", "region", _metering_clock),
     Guard("metering-halted", "region", _metering_halted),
     Guard("metering-lag", "region", _metering_lags),
+    Guard("held-back", "case", _held_back),
     Guard("payment-clock", "region", _payment_clock),
     Guard("open-payments", "case", _money_on_its_way),
     Guard("due", "case", _not_due),

@@ -104,6 +104,7 @@ class Pair:
             MeteringSeen(self.now_us, 0, self.now_us, None),
             PaymentsSeen(self.now_us, ()),
             0,
+            held_back=(),
         )
 
     def _remind(self) -> None:

@@ -36,7 +36,7 @@ DEBTOR = Account(ACME, 7, "negative", -5, SINCE_US)
 BALANCE = BalanceSeen(NOW_US, 3, None)
 METERING = MeteringSeen(NOW_US, 3, NOW_US - LAG_US, None)
 PAYMENTS = PaymentsSeen(NOW_US, ())
-AGREED = Evidence(NOW_US, DEBTOR, 7, -1, BALANCE, METERING, PAYMENTS, 0, ())
+AGREED = Evidence(NOW_US, DEBTOR, 7, -1, BALANCE, METERING, PAYMENTS, 0, (), ())
 
 
 def account(**changes: object) -> Callable[[Evidence], Evidence]:
@@ -72,6 +72,8 @@ DOUBTS: list[tuple[str, Callable[[Evidence], Evidence]]] = [
     ("metering-clock", metering(now_us=NOW_US - SKEW_US - 1)),
     ("metering-halted", metering(halted="the clock jumped")),
     ("metering-lag", metering(through_us=NOW_US - LAG_US - 1)),
+    ("held-back", evidence(held_back=None)),
+    ("held-back", evidence(held_back=("parked platform/vn/evt-9 (too_old) of ctr-1",))),
     ("payment-clock", evidence(payments=None)),
     ("payment-clock", payments(now_us=NOW_US - SKEW_US - 1)),
     ("open-payments", payments(open=(OpenPayment("payment stripe:pi_1", attempted=True),))),
