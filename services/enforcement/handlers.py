@@ -7,7 +7,7 @@ from typing import Literal, cast, get_args
 from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.rules.lifecycle import Fact, FactKey
 from services.enforcement.rules.resource import Family, ResourceKey
-from shared.clock import DAY_US, MINUTE_US
+from shared.clock import DAY_US, MINUTE_US, parse_instant
 from shared.errors import RecordError
 from shared.events.account import AccountEventType, AccountState
 from shared.events.cloudevents import Instant, Micros, RegionName, TenantId, load_envelope
@@ -77,7 +77,19 @@ def read_account(envelope: dict[str, object], regions: Mapping[str, Region]) -> 
     _check_region(data.region, regions)
     key = AccountKey(data.region, data.tenant_id)
     credited = None if data.credit_id is None else f"{data.credit_kind} {data.credit_id}"
-    return Account(key, data.account_version, data.state, data.balance_micros, data.negative_since, credited)
+    return Account(
+        *(key, data.account_version, data.state, data.balance_micros, data.negative_since, credited),
+        told_at_us=_told_at(envelope),
+    )
+
+
+def _told_at(envelope: Mapping[str, object]) -> int | None:
+    """The time of an account event; None where it says none, which only makes it be asked again."""
+    time = envelope.get("time")
+    try:
+        return parse_instant(time) if isinstance(time, str) else None
+    except ValueError:
+        return None
 
 
 def read_envelope(envelope: dict[str, object], regions: Mapping[str, Region], now_us: int) -> Known | None:

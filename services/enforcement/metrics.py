@@ -37,3 +37,6 @@ UNANSWERED = Counter(
     "tollkeeper_enforcement_unanswered_questions", "Questions that a neighbour did not answer", ["service"]
 )
 SWEEP_UNUSABLE = Counter("tollkeeper_enforcement_sweep_unusable", "Accounts of which balance's answer can't be used")
+STOPS_DROPPED = Counter(
+    "tollkeeper_enforcement_stops_dropped", "Accounts whose due stops balance did not want any more when asked again"
+)

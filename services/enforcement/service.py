@@ -9,6 +9,7 @@ from aiokafka import AIOKafkaProducer
 from services.enforcement.app.deletions import Deletions
 from services.enforcement.app.enforce import Enforce
 from services.enforcement.app.gauges import run_gauges
+from services.enforcement.app.stopping import Stopping
 from services.enforcement.app.survey import Neighbours
 from services.enforcement.app.sweep import Sweep
 from services.enforcement.app.timers import Timers
@@ -25,6 +26,8 @@ from shared.outbox import Relay
 from shared.supervisor import Loop
 from shared.topics import ACCOUNT_EVENTS, LIFECYCLE, SERVICE_EVENTS
 
+# Loops that wait while balance is out of reach.
+ASKING = ("sweep", "stops", "stop-repeats")
 CONSUMED = (LIFECYCLE, ACCOUNT_EVENTS, SERVICE_EVENTS)
 
 
@@ -68,6 +71,7 @@ class Service:
         neighbours = Neighbours(
             BalanceClient(resources.balance), MeteringClient(resources.metering), PaymentClient(resources.payment)
         )
+        self.stopping = Stopping(self.enforce, neighbours.balance)
         self.sweep = Sweep(self.enforce, neighbours.balance)
         self.positions = Positions(resources.pool, settings.kafka_bootstrap, settings.topic_prefix, CONSUMED)
         self.timers = Timers(self.enforce)
@@ -84,8 +88,8 @@ class Service:
             "consumer": self.consumer.run,
             "relay": self.relay.run,
             "parked": lambda: run_passes(enforce.apply_parked, stop_seconds),
-            "stops": lambda: run_passes(enforce.send_held_back_stops, stop_seconds),
-            "stop-repeats": lambda: run_passes(enforce.repeat_stops, stop_seconds),
+            "stops": lambda: run_passes(self.stopping.send_first, stop_seconds, enforce.stops_wait),
+            "stop-repeats": lambda: run_passes(self.stopping.repeat, stop_seconds),
             "deletions": self.deletions.run,
             "reminders": lambda: run_passes(timers.remind_due, deletion_seconds),
             "abandonments": lambda: run_passes(timers.abandon_expired, deletion_seconds),
@@ -94,8 +98,8 @@ class Service:
         }
 
     def readiness(self, problems: Callable[[], Mapping[str, str]]) -> dict[str, str]:
-        """What is not ready. Balance out of reach does not make this service unready: stops go on."""
-        waiting = {name: why for name, why in problems().items() if name != "sweep"}
+        """What is not ready. Balance out of reach does not make this service unready: it stops by what it is told."""
+        waiting = {name: why for name, why in problems().items() if name not in ASKING}
         if not self.consumer.assigned.is_set():
             waiting["partitions"] = "none assigned yet"
         return waiting

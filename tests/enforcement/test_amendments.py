@@ -24,6 +24,7 @@ async def test_a_stop_that_is_retracted_makes_the_container_run_again(open_world
     await world.learn(happened("stopped", "ctr-1", now_us + 2, "stop-1"))
     assert await world.told() == ["stop.requested", "stop.confirmed"]
     await world.learn(happened("retracted", "ctr-1", now_us + 3, replaces=FactKey("platform/vn", "stop-1")))
+    await world.service.stopping.send_first()
     assert await stops(world) == [f"ctr-1/platform/vn/run-1/stop/{attempt}" for attempt in (1, 2)]
     assert await world.told() == ["stop.requested", "stop.confirmed", "stop.requested"]
 

@@ -73,6 +73,7 @@ async def test_a_parked_event_that_can_not_be_read_stands_before_nobody(open_wor
     world.move(600)
     assert await world.service.enforce.apply_parked() == 1
     assert [kind for kind, _ in await set_aside(world)] == ["parked"] * 3
+    await world.send_due_stops()
     assert [command["subject"] for command in await world.sent(COMMANDS)] == ["ctr-1"]
 
 

@@ -73,6 +73,7 @@ async def test_a_debtor_of_a_ledger_that_was_set_back_is_stopped_and_nobody_dele
     await world.learn(account("ok", 7), happened("started", "ctr-1", world.clock.now_us()))
     world.balance.set(account("negative", 3, since_us=world.clock.now_us()))
     await world.service.sweep.sweep()
+    await world.send_due_stops()
     [command] = await world.sent(COMMANDS)
     assert (command["type"], command["subject"]) == ("container.stop", "ctr-1")
     [row] = await world.fetch("select account_version, state from enforced_account")

@@ -40,7 +40,7 @@ async def test_the_breaker_bounds_first_stops_and_the_rest_follows(open_world: O
     assert len(await stops(world)) == 2
     for _ in range(2):
         world.move(60)
-        await world.service.enforce.send_held_back_stops()
+        await world.service.stopping.send_first()
     assert sorted(await stops(world)) == [f"ctr-{number}/platform/vn/run/stop/1" for number in range(5)]
 
 
@@ -52,6 +52,7 @@ async def test_the_breaker_bounds_repeats_by_themselves(open_world: Open) -> Non
     await world.send_due_stops()
     assert len([stop for stop in await stops(world) if stop.endswith("/stop/2")]) == 1
     await start(world, "ctr-new")
+    await world.service.stopping.send_first()
     assert (await stops(world))[-1] == "ctr-new/platform/vn/run/stop/1", "repeats use up nothing of a first stop's"
 
 
@@ -101,6 +102,7 @@ async def test_a_start_that_arrives_late_on_an_exhausted_account_is_stopped_by_i
     await world.learn(happened("started", "ctr-1", now_us - 60 * SECOND_US, "run-1"))
     assert await stops(world) == [], "whose it is, is not known before its creation"
     await world.learn(happened("created", "ctr-1", now_us - 90 * SECOND_US))
+    await world.service.stopping.send_first()
     assert await stops(world) == ["ctr-1/platform/vn/run-1/stop/1"]
     await world.learn(happened("stopped", "ctr-1", now_us - 80 * SECOND_US))
     assert [row["outcome"] for row in await world.fetch("select outcome from stop_request")] == [None]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -112,8 +113,9 @@ class World:
         for fact in facts:
             if isinstance(fact, Account):
                 self.balance.set(fact)
+        told = [replace(fact, told_at_us=self.clock.now_us()) if isinstance(fact, Account) else fact for fact in facts]
         async with self.service.enforce.unit() as (_, unit):
-            await unit.save(await unit.learn(facts))
+            await unit.save(await unit.learn(told))
 
     def move(self, seconds: float) -> None:
         self.clock.set(self.clock.now_us() + round(seconds * SECOND_US))
@@ -209,7 +211,7 @@ class World:
         await self.settle()
 
     async def send_due_stops(self) -> None:
-        while await self.service.enforce.send_held_back_stops() or await self.service.enforce.repeat_stops():
+        while await self.service.stopping.send_first() or await self.service.stopping.repeat():
             pass
 
     async def fetch(self, query: str, *arguments: object) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The use cases: each is one transaction."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -7,14 +8,12 @@ from functools import partial
 from services.enforcement.app.isolation import Isolation
 from services.enforcement.app.unit import Fact, OutboxDays, Unit
 from services.enforcement.handlers import FutureFact, LifecycleFact, read_envelope, read_record
-from services.enforcement.rules.account import Account, AccountKey
+from services.enforcement.rules.account import Account
 from services.enforcement.settings import Settings
 from services.enforcement.store.accounts import set_back_version
 from services.enforcement.store.halts import insert_halt
 from services.enforcement.store.parked import ParkedKey, insert_parked, load_due_parked, take_parked
-from services.enforcement.store.resources import load_resources
 from services.enforcement.store.restores import save_service_events
-from services.enforcement.store.stops import StopTurn, load_due_ids, load_requests
 from services.enforcement.store.sweep_turns import give_sweep_back
 from shared.clock import Clock
 from shared.consumer import Poll
@@ -36,6 +35,8 @@ class Enforce:
         self.isolation = Isolation(pool, clock)
         # Of this database: part of every id that counts what it did, for it may have been set back.
         self.incarnation = 0
+        # A hint that first stops wait to be sent.
+        self.stops_wait = asyncio.Event()
         self._days = OutboxDays()
 
     @asynccontextmanager
@@ -46,8 +47,13 @@ class Enforce:
             remember = await self._days.ensure(connection, unit.now_us)
             yield connection, unit
         remember()
+        self._committed(unit)
+
+    def _committed(self, unit: Unit) -> None:
         unit.committed()
         self._wake_relay()
+        if unit.waiting_stops:
+            self.stops_wait.set()
 
     async def apply(self, connection: Connection, poll: Poll) -> None:
         """Apply a poll of lifecycle and account events in the consumer's transaction."""
@@ -75,8 +81,7 @@ class Enforce:
             await give_sweep_back(connection)
         if facts:
             await unit.save(await unit.learn(facts))
-        poll.after_commit(unit.committed)
-        poll.after_commit(self._wake_relay)
+        poll.after_commit(partial(self._committed, unit))
 
     async def apply_answers(self, answers: Sequence[Account]) -> int:
         """Apply what balance answered like events, by version; answer how many were news."""
@@ -98,34 +103,6 @@ class Enforce:
             await set_back_version(connection, answer.key, answer.version - 1)
             await unit.save(await unit.learn([answer]))
 
-    async def send_held_back_stops(self) -> int:
-        """Send first commands that the breaker made wait, as far as it allows them now; answer how many were sent."""
-        return await self._send_due_stops("first")
-
-    async def repeat_stops(self) -> int:
-        """Send the due repeats, as far as their own breaker allows; answer how many were sent."""
-        return await self._send_due_stops("repeat")
-
-    async def _send_due_stops(self, turn: StopTurn) -> int:
-        """Send up to BATCH due commands of one kind: neither kind waits behind the other, nor uses its allowance."""
-        async with transaction(self.pool) as connection:
-            due = await load_due_ids(connection, self.clock.now_us(), BATCH, turn)
-        return await self.isolation.apply("stop", due, _name_stop, partial(self._send_stops, turn))
-
-    async def _send_stops(self, turn: StopTurn, due: Sequence[tuple[AccountKey, str]]) -> int:
-        """Decide again under the accounts' locks: who recovered meanwhile is not stopped."""
-        async with self.unit() as (connection, unit):
-            scene = await unit.begin([key for key, _ in due])
-            ids = sorted({(key.region, resource_id) for key, resource_id in due})
-            scene.add_resources(await load_resources(connection, ids))
-            scene.add_requests(await load_requests(connection, ids))
-            scene.touch_all()
-            scene.decide_stops()
-            requests = [request for request in scene.due_requests() if request.turn == turn][:BATCH]
-            sent = await unit.send_stops(scene, turn, requests)
-            await unit.save(scene)
-        return sent
-
     async def apply_parked(self) -> int:
         """Apply lifecycle events whose time has come; return how many."""
         async with transaction(self.pool) as connection:
@@ -141,8 +118,3 @@ class Enforce:
             if facts:
                 await unit.save(await unit.learn(facts))
         return len(envelopes)
-
-
-def _name_stop(due: tuple[AccountKey, str]) -> str:
-    key, resource_id = due
-    return f"{key.region}/{resource_id}"

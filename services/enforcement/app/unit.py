@@ -12,6 +12,7 @@ from services.enforcement.messages import Messages
 from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.rules.deletion import Case, name_case
 from services.enforcement.rules.lifecycle import CREATED
+from services.enforcement.rules.stops import is_news
 from services.enforcement.settings import Settings
 from services.enforcement.store.accounts import lock_accounts, save_accounts
 from services.enforcement.store.breakers import take_allowance
@@ -40,6 +41,7 @@ class Unit:
         self._settings = settings
         self.now_us = clock.now_us()
         self.make = Messages(settings.shards, self.now_us, incarnation)
+        self.waiting_stops = 0  # opened, and not sent in this transaction
         self._on_commit: list[Callable[[], object]] = []
 
     async def begin(self, keys: Sequence[AccountKey]) -> Scene:
@@ -83,8 +85,12 @@ class Unit:
             scene.add_cases(await load_cases(self._connection, keys, sorted(case_ids)))
 
     async def send_first_stops(self, scene: Scene) -> None:
-        """Send the first command of each opened request, as far as the breaker allows; the others wait, due."""
-        await self.send_stops(scene, "first", scene.opened)
+        """Send the first command of each opened request of which balance has just told, as far as the breaker allows.
+
+        The others wait, due: for the breaker, or for balance's answer whether the account is still to be stopped.
+        """
+        told = [request for request in scene.opened if is_news(scene.accounts[request.key], self.now_us)]
+        self.waiting_stops += len(scene.opened) - await self.send_stops(scene, "first", told)
         self.on_commit(lambda: metrics.STOPS_REQUESTED.inc(len(scene.opened)))
 
     async def send_stops(self, scene: Scene, turn: StopTurn, requests: Sequence[StopRequest]) -> int:

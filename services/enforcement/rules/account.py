@@ -15,7 +15,8 @@ class AccountKey(NamedTuple):
 class Account:
     """An account as of `version` of balance; version 0 with state "unknown" is one that balance never spoke of.
 
-    `credited` names the credit that raised the event, where one did; it is not kept.
+    `credited` names the credit that raised the event, where one did, and `told_at_us` is the event's time; neither is
+    kept.
     """
 
     key: AccountKey
@@ -24,6 +25,7 @@ class Account:
     balance_micros: int = 0
     negative_since_us: int | None = None
     credited: str | None = field(default=None, compare=False)
+    told_at_us: int | None = field(default=None, compare=False)
 
     @property
     def must_stop(self) -> bool:

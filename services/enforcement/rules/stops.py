@@ -19,6 +19,15 @@ class StopDecision:
     cancelled: tuple[RunKey, ...] = ()
 
 
+# An account that balance put at or below zero within this time is stopped at once; of any other it is asked again.
+NEWS_US_MAX = 2 * SECOND_US
+
+
+def is_news(account: Account, now_us: int) -> bool:
+    """Whether balance has only just said what is known of an account. What is older may be true no more."""
+    return account.told_at_us is not None and abs(now_us - account.told_at_us) <= NEWS_US_MAX
+
+
 class Backoff(NamedTuple):
     """Seconds to the first repeat, and the most that they grow to."""
 
