@@ -1,5 +1,7 @@
 """What is taken back never was, on real PostgreSQL; and a sequence orders what clocks do not (tests F3)."""
 
+import pytest
+
 from services.enforcement.handlers import LifecycleFact, read_envelope
 from services.enforcement.rules.lifecycle import FactKey
 from shared.clock import SECOND_US, format_instant
@@ -65,13 +67,34 @@ async def test_a_deletion_that_is_retracted_leaves_the_resource_to_be_deleted(op
     assert (await world.deleted())[3:] == ["vol-1"]
 
 
-async def test_a_creation_that_is_retracted_leaves_nothing_to_delete(open_world: Open) -> None:
-    world = await open_due(open_world, "vol-1", "vol-2")
-    [row] = await world.fetch("select life->'facts'->0->>3 as id from resource where resource_id = 'vol-2'")
-    key = FactKey("platform/vn", row["id"])
-    await world.learn(happened("retracted", "vol-2", world.clock.now_us(), replaces=key))
-    await examine(world)
-    assert await world.deleted() == ["vol-1"]
+@pytest.mark.parametrize("verb", ["retracted", "stopped"])
+@pytest.mark.parametrize("is_first", [False, True])
+async def test_an_amendment_of_a_creation_is_refused_as_in_metering(
+    open_world: Open,
+    verb: str,
+    is_first: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """Metering goes on charging: a container that was forgotten here would never be stopped."""
+    world = await open_world()
+    now_us = world.clock.now_us()
+    created, started = happened("created", "ctr-1", now_us, "new"), happened("started", "ctr-1", now_us, "run-1")
+    amendment = happened(verb, "ctr-1", now_us + 1, "slip", replaces=FactKey("platform/vn", "new"))
+    await world.learn(*([amendment, created, started] if is_first else [created, started, amendment]))
+    await world.learn(account("exhausted", 2))
+    assert await stops(world) == ["ctr-1/platform/vn/run-1/stop/1"]
+
+
+async def test_a_creation_that_replaces_another_takes_its_place_in_any_order(open_world: Open) -> None:
+    world = await open_world()
+    now_us = world.clock.now_us()
+    for name, order in (("ctr-1", (0, 1)), ("ctr-2", (1, 0))):
+        old = happened("created", name, now_us, f"{name}-old")
+        new = happened("created", name, now_us + 1, f"{name}-new", replaces=FactKey("platform/vn", f"{name}-old"))
+        for number in order:
+            await world.learn((old, new)[number])
+        await world.learn(happened("started", name, now_us + 2, "run-1"))
+    await world.learn(account("exhausted", 2))
+    assert await stops(world) == ["ctr-1/platform/vn/run-1/stop/1", "ctr-2/platform/vn/run-1/stop/1"]
 
 
 async def test_the_sequence_orders_what_a_clock_that_stepped_back_does_not(open_world: Open) -> None:

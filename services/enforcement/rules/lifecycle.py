@@ -85,9 +85,18 @@ class Life:
 
 
 def learn_fact(life: Life, fact: Fact) -> Life:
-    """Join a fact to a life. A second creation, and a second amendment of one fact, change nothing."""
+    """Join a fact to a life. A second creation, and a second amendment of one fact, change nothing.
+
+    As in metering, only another creation takes a creation's place: what retracts one, or puts something else there, is
+    refused, whichever came first.
+    """
     amended = dict(life.amended)
+    if fact.verb == CREATED and fact.key in amended:
+        life, amended = _refuse_amendment(life, fact.key)
     if fact.replaces is not None:
+        target = next((known for known in life.facts if known.key == fact.replaces), None)
+        if target is not None and (target.verb == CREATED) != (fact.verb == CREATED):
+            return life
         if amended.setdefault(fact.replaces, fact.key) != fact.key:
             return life
         if len(amended) > FACTS_MAX:
@@ -100,6 +109,16 @@ def learn_fact(life: Life, fact: Fact) -> Life:
     if grown == life:
         return life
     return grown if len(grown.facts) <= FACTS_MAX else _fold(grown)
+
+
+def _refuse_amendment(life: Life, creation: FactKey) -> tuple[Life, dict[FactKey, FactKey]]:
+    """The life without an amendment of a creation that is no creation itself, and what amends what in it."""
+    amended = dict(life.amended)
+    by = amended[creation]
+    if any(known.key == by and known.verb == CREATED for known in life.facts):
+        return life, amended
+    del amended[creation]
+    return Life(tuple(known for known in life.facts if known.key != by), tuple(amended.items())), amended
 
 
 def _fold(life: Life) -> Life:
