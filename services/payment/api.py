@@ -1,8 +1,6 @@
 """Payment's HTTP for customers: top-ups, quotes, their history."""
 
-import csv
-import io
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -23,11 +21,13 @@ from services.payment.rules.conversion import parse_amount
 from services.payment.store.history import HistoryEntry, load_history
 from services.payment.store.status import load_status
 from shared.clock import format_instant
+from shared.csv_text import BYTE_ORDER_MARK, format_csv
 from shared.db import transaction
 from shared.events.cloudevents import Identifier, RegionName, TenantId
 
 PAGE_MAX = 500
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
+ByteOrderMark = Annotated[bool, Query(description="Begin with a byte order mark, by which Excel knows UTF-8.")]
 
 CSV_COLUMNS = (
     "order_id",
@@ -46,6 +46,8 @@ CSV_COLUMNS = (
     "rate",
     "rate_date",
 )
+# Decimal numbers as text.
+_FIGURES = frozenset({CSV_COLUMNS.index("amount"), CSV_COLUMNS.index("rate")})
 
 
 class PaymentApi:
@@ -104,20 +106,20 @@ class PaymentApi:
         last = entries[-1].number if len(entries) == limit else None
         return {"payments": [describe_entry(entry) for entry in entries], "next": write_cursor(last)}
 
-    async def history_csv(self, region: RegionName, tenant_id: TenantId) -> Response:
+    async def history_csv(self, region: RegionName, tenant_id: TenantId, *, bom: ByteOrderMark = False) -> Response:
         """The whole Payment History: a line per order, payment, refund and dispute, newest order first."""
         name = f"payments-{region}-{tenant_id}.csv"
         headers = {"content-disposition": f'attachment; filename="{name}"'}
-        return StreamingResponse(self._write_csv(region, tenant_id), media_type="text/csv", headers=headers)
+        return StreamingResponse(self._write_csv(region, tenant_id, bom=bom), media_type="text/csv", headers=headers)
 
-    async def _write_csv(self, region: str, tenant_id: str) -> AsyncIterator[str]:
-        yield _csv_lines([CSV_COLUMNS])
+    async def _write_csv(self, region: str, tenant_id: str, *, bom: bool) -> AsyncIterator[bytes]:
+        yield (BYTE_ORDER_MARK if bom else b"") + format_csv([CSV_COLUMNS])
         before: int | None = None
         while True:
             async with transaction(self._rates.pool) as connection:
                 entries = await load_history(connection, region, tenant_id, before, PAGE_MAX)
             if entries:
-                yield _csv_lines([row for entry in entries for row in csv_rows(entry)])
+                yield format_csv((row for entry in entries for row in csv_rows(entry)), _FIGURES)
             if len(entries) < PAGE_MAX:
                 return
             before = entries[-1].number
@@ -146,9 +148,3 @@ def csv_rows(entry: HistoryEntry) -> list[tuple[object, ...]]:
             moved = (dispute["at"], dispute["outcome"], dispute["amount"], payment["currency"])
             rows.append((*head, "dispute", dispute["dispute_id"], *who, *moved, None, *settled))
     return rows
-
-
-def _csv_lines(rows: Iterable[Sequence[object]]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\r\n").writerows(rows)
-    return text.getvalue()

@@ -1,6 +1,8 @@
 """Hours against real PostgreSQL: closed from the evidence, exact to the entries, and read as if they were one table."""
 
 import asyncio
+import csv
+import io
 from collections.abc import Mapping
 
 import pytest
@@ -15,6 +17,7 @@ from shared.db import transaction
 from shared.events.charges import LineClass
 from tests.balance.batches import charges, encode, make_batch, simple, tenants_of
 from tests.balance.books import START_US, Books
+from tests.support.formula_names import FORMULA_NAMES
 
 ROWS = "select hour, resource_id, kind, slots, amount_micros from resource_hour order by account_id, hour, 2, 3"
 
@@ -241,7 +244,7 @@ async def test_pages_and_totals_go_over_closed_and_open_hours(books: Books) -> N
             page = await hours.page("vn", tenant, None, None, key, limit)
             rows += page.rows
             assert (page.totals is None) == (key is not None)
-            key = page.next_key
+            key = page.next
             if key is None:
                 break
             # Closing goes on between two pages.
@@ -279,6 +282,55 @@ async def test_csv_is_the_whole_interval(books: Books) -> None:
         f"2027-01-15T08:00:00Z,ctr-{tenant},gpu,1,1,false\r\n"
         f"2027-01-15T09:00:00Z,ctr-{tenant},gpu,1,2,true\r\n"
     )
+
+
+@pytest.mark.parametrize("closes", [False, True])
+async def test_pages_add_up_while_the_open_hour_grows_and_closes(books: Books, closes: bool) -> None:  # noqa: FBT001
+    """A page names the moment of the first one: what is posted or closed after it is in no later page."""
+    [tenant] = tenants_of(1, 1)
+    lines: list[tuple[str, str, LineClass, int]] = [(f"ctr-{n}", "gpu", "charge", 10 + n) for n in range(5)]
+
+    def batch(seq: int) -> bytes:
+        total = sum(line[3] for line in lines)
+        account, _ = charges(tenant, [("gpu", "charge", total)])
+        return encode(make_batch(1, seq, [(account.model_copy(update={"lines": 5}), list(lines))]))
+
+    await books.post(batch(1))
+    books.clock.set(START_US + HOUR_US)
+    await close_all(books)
+    await books.post(batch(2))
+    hours = Hours(books.pool, books.clock)
+    first = page = await hours.page("vn", tenant, None, None, None, 2)
+    rows = list(page.rows)
+    for seq in range(3, 9):
+        if page.next is None:
+            break
+        await books.post(batch(seq))
+        if closes:
+            books.clock.set(START_US + (seq - 1) * HOUR_US)
+            await close_all(books)
+        page = await hours.page("vn", tenant, None, None, page.next, 2)
+        rows += page.rows
+    assert page.next is None
+    assert first.totals is not None
+    assert [(row.hour_us, row.resource_id) for row in rows] == [
+        (hour_us, line[0]) for hour_us in (START_US, START_US + HOUR_US) for line in lines
+    ]
+    assert sum(row.amount_micros for row in rows) == sum(total.amount_micros for total in first.totals)
+
+
+async def test_csv_shows_names_that_spreadsheets_would_run_and_leaves_figures(books: Books) -> None:
+    [tenant] = tenants_of(1, 1)
+    names = [name for name in FORMULA_NAMES if name.isprintable()]
+    lines: list[tuple[str, str, LineClass, int]] = [(name, "gpu", "credit_correction", -7) for name in names]
+    account, _ = charges(tenant, [("gpu", "credit_correction", -7 * len(names))])
+    await books.post(encode(make_batch(1, 1, [(account.model_copy(update={"lines": len(names)}), lines)])))
+    pieces = await Hours(books.pool, books.clock).open_csv("vn", tenant, None, None, bom=True)
+    content = b"".join([piece async for piece in pieces])
+    assert content.startswith(b"\xef\xbb\xbfhour,")
+    rows = list(csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline="")))
+    assert {row["resource_id"] for row in rows} == {FORMULA_NAMES[name] for name in names}
+    assert {(row["slots"], row["amount_micros"]) for row in rows} == {("-1", "-7")}
 
 
 async def test_the_audit_finds_a_row_that_was_changed_added_or_lost(books: Books, postgres_admin_url: str) -> None:

@@ -171,6 +171,16 @@ BAD_CURSORS = ["x", "%00", "é", cursor("abc"), cursor("1" * 30), cursor("1" * 5
 BAD_HOUR_CURSORS = [
     cursor(text) for text in ("7", "[]", '[1,"a"]', '["1","a","b"]', '[1e9,"a","b"]', f'[{10**18},"a","b"]', "null")
 ] + [cursor('[1800000000000000,"a\\u0000","gpu"]'), cursor("[1,2,3]"), cursor("{}"), cursor('[true,"a","b"]')]
+BAD_HOUR_CURSORS += [
+    cursor(f"[1800000000000000,{name},{moment}]")
+    for name, moment in (
+        ('"a","gpu"', "-1,0,9"),
+        ('"a","gpu"', f"0,{10**18},9"),
+        ('"a","gpu"', f"0,0,{2**63}"),
+        ('"a","gpu"', "0,0,true"),
+        ('"a\\u0000","gpu"', "0,0,9"),
+    )
+]
 
 
 async def test_a_cursor_that_nobody_gave_is_refused(http: httpx.AsyncClient) -> None:

@@ -239,6 +239,13 @@ async def test_the_history_has_pages_and_a_csv(desk: Desk) -> None:
     assert [row["kind"] for row in rows] == ["payment", *["order"] * 5, "payment", "refund", "dispute"]
     assert rows[-2]["amount"] == "50000.00"
     assert "an@example.com" not in text
+    marked = await desk.client.get("/v1/accounts/vn/acme/payments.csv", params={"bom": "1"})
+    assert marked.content == b"\xef\xbb\xbf" + text.encode()
+    [entry] = [item for item in found if item["order_id"] == orders[1].order_id]
+    await shop.receive("evt_2", paid(orders[1], "=1+1"), order=orders[1])
+    shown = (await desk.client.get("/v1/accounts/vn/acme/payments.csv")).text
+    [row] = [row for row in csv.DictReader(io.StringIO(shown)) if "1+1" in row["id"]]
+    assert (row["order_id"], row["id"], row["amount"]) == (entry["order_id"], "'=1+1", "250000.00")
     empty = await desk.client.get("/v1/accounts/vn/nobody/payments")
     assert empty.json() == {"payments": [], "next": None}
     for wrong in ("!!", "LTE=", "OTk5OTk5OTk5OTk5OTk5OTk5OTk5"):

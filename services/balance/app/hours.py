@@ -1,7 +1,5 @@
 """Credit History: closed hours from their rows, what is open from the evidence, as if they were one table."""
 
-import csv
-import io
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from services.balance.store.hours import read_evidence
 from services.balance.store.streams import load_position
 from services.balance.wire import read_shares
 from shared.clock import HOUR_US, Clock, format_instant
+from shared.csv_text import BYTE_ORDER_MARK, format_csv
 from shared.db import Connection, Pool
 from shared.errors import Refusal
 
@@ -44,12 +43,23 @@ class KindTotal:
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where the next page begins: after a row, as of the moment at which the first page was read."""
+
+    key: RowKey
+    moment: OpenPart
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
-    """A page of rows; `next_key` is None after the last. Totals are of the whole interval, on its first page only."""
+    """A page of rows; `next` is None after the last. Totals are of the whole interval, on its first page only.
+
+    All pages are of one moment, so that they add up to the totals whatever is posted or closed meanwhile.
+    """
 
     interval: Interval
     rows: Sequence[HourRow]
-    next_key: RowKey | None
+    next: Place | None
     totals: Sequence[KindTotal] | None
 
 
@@ -70,16 +80,17 @@ class Hours:
         self._clock = clock
 
     async def page(
-        self, region: str, tenant_id: str, from_us: int | None, to_us: int | None, after: RowKey | None, limit: int
+        self, region: str, tenant_id: str, from_us: int | None, to_us: int | None, after: Place | None, limit: int
     ) -> Page:
-        """A page, of one snapshot. Raises Refusal."""
+        """A page, as of the moment of the first one. Raises Refusal."""
+        key = None if after is None else after.key
         async with self._snapshot() as connection:
             account = await _require(connection, region, tenant_id)
             interval = self._interval(account, from_us, to_us)
-            part = await load_open_part(connection, account.shard)
+            part = await load_open_part(connection, account.shard) if after is None else after.moment
             closed_to_us = min(interval.to_us, part.from_us)
             # One row more than asked for tells whether there is a next page.
-            rows = await load_hours(connection, account.account_id, interval.from_us, closed_to_us, after, limit + 1)
+            rows = await load_hours(connection, account.account_id, interval.from_us, closed_to_us, key, limit + 1)
             live: list[HourRow] = []
             if len(rows) <= limit or after is None:
                 live = await self._load_live(connection, account, part, interval)
@@ -87,9 +98,9 @@ class Hours:
             if after is None:
                 closed = await sum_hours(connection, account.account_id, interval.from_us, closed_to_us)
                 totals = _add_up(closed, live)
-        rows += [row for row in live if after is None or _key(row) > after]
-        next_key = _key(rows[limit - 1]) if len(rows) > limit else None
-        return Page(interval, rows[:limit], next_key, totals)
+        rows += [row for row in live if key is None or _key(row) > key]
+        following = Place(_key(rows[limit - 1]), part) if len(rows) > limit else None
+        return Page(interval, rows[:limit], following, totals)
 
     async def charged(self, region: str, tenant_id: str, resource_id: str) -> Charged:
         """All that was posted of one resource, up to the last batch of its shard. Raises Refusal."""
@@ -103,7 +114,7 @@ class Hours:
         return Charged(account.shard, seq, _add_up(closed, (row for row in live if row.resource_id == resource_id)))
 
     async def open_csv(
-        self, region: str, tenant_id: str, from_us: int | None, to_us: int | None
+        self, region: str, tenant_id: str, from_us: int | None, to_us: int | None, *, bom: bool = False
     ) -> AsyncIterator[bytes]:
         """The whole interval as CSV, piece by piece. Raises Refusal before the first piece.
 
@@ -113,10 +124,13 @@ class Hours:
         async with self._snapshot() as connection:
             account = await _require(connection, region, tenant_id)
             part = await load_open_part(connection, account.shard)
-        return self._write_csv(account, self._interval(account, from_us, to_us), part)
+        head = (BYTE_ORDER_MARK if bom else b"") + format_csv([_CSV_HEADER])
+        return self._write_csv(head, account, self._interval(account, from_us, to_us), part)
 
-    async def _write_csv(self, account: Account, interval: Interval, part: OpenPart) -> AsyncIterator[bytes]:
-        yield _format_csv([_CSV_HEADER])
+    async def _write_csv(
+        self, head: bytes, account: Account, interval: Interval, part: OpenPart
+    ) -> AsyncIterator[bytes]:
+        yield head
         after: RowKey | None = None
         closed_to_us = min(interval.to_us, part.from_us)
         while True:
@@ -125,14 +139,14 @@ class Hours:
                     connection, account.account_id, interval.from_us, closed_to_us, after, _CSV_ROWS
                 )
             if rows:
-                yield _format_csv(_csv_rows(rows))
+                yield format_csv(_csv_rows(rows))
             if len(rows) < _CSV_ROWS:
                 break
             after = _key(rows[-1])
         async with self._snapshot() as connection:
             live = await self._load_live(connection, account, part, interval)
         if live:
-            yield _format_csv(_csv_rows(live))
+            yield format_csv(_csv_rows(live))
 
     @asynccontextmanager
     async def _snapshot(self) -> AsyncIterator[Connection]:
@@ -162,7 +176,7 @@ class Hours:
         if from_us >= interval.to_us:
             return []
         hours: dict[int, Sums] = {}
-        async for proof in read_evidence(connection, account.shard, part.seq, from_us, interval.to_us):
+        async for proof in read_evidence(connection, account.shard, part.seq, from_us, interval.to_us, part.last_seq):
             sums = hours.setdefault(hour_of(proof.posted_at_us), {})
             add_share(sums, read_shares(proof.value), account.region, account.tenant_id)
         return [
@@ -197,10 +211,3 @@ def _csv_rows(rows: Iterable[HourRow]) -> Iterable[tuple[object, ...]]:
         if row.hour_us != last_us:
             text, last_us = format_instant(row.hour_us), row.hour_us
         yield text, row.resource_id, row.kind, row.slots, row.amount_micros, "true" if row.is_open else "false"
-
-
-def _format_csv(rows: Iterable[Iterable[object]]) -> bytes:
-    """RFC 4180."""
-    buffer = io.StringIO()
-    csv.writer(buffer).writerows(rows)
-    return buffer.getvalue().encode()

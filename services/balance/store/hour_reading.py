@@ -24,15 +24,27 @@ RowKey = tuple[int, str, str]
 
 @dataclass(frozen=True, slots=True)
 class OpenPart:
-    """What of a shard is not in rows yet: the batches after `seq`, posted at `from_us` or later."""
+    """What of a shard was not in rows at a moment: the batches after `seq` up to `last_seq`, posted from `from_us` on.
+
+    Rows and batches are append-only, so that the moment can be read again as long as they are kept.
+    """
 
     seq: int
     from_us: int
+    last_seq: int
 
 
 async def load_open_part(connection: Connection, shard: int) -> OpenPart:
-    row = await connection.fetchrow("select seq, through from hour_head where shard = $1", shard)
-    return OpenPart(0, 0) if row is None else OpenPart(row["seq"], row["through"])
+    row = await connection.fetchrow(
+        """
+        select coalesce(h.seq, 0) as seq, coalesce(h.through, 'epoch') as through, coalesce(c.seq, 0) as last_seq
+        from (select $1::int as shard) s
+        left join hour_head h on h.shard = s.shard left join charge_stream c on c.shard = s.shard
+        """,
+        shard,
+    )
+    assert row is not None
+    return OpenPart(row["seq"], row["through"], row["last_seq"])
 
 
 async def load_hours(

@@ -110,15 +110,16 @@ class Proof:
 
 
 async def read_evidence(
-    connection: Connection, shard: int, after_seq: int, from_us: int, to_us: int
+    connection: Connection, shard: int, after_seq: int, from_us: int, to_us: int, last_seq: int = 2**63 - 1
 ) -> AsyncIterator[Proof]:
-    """A shard's batches after one, posted in [from, to), in order."""
+    """A shard's batches after one and up to another, posted in [from, to), in order."""
     query = """
         select seq, posted_at, value from evidence
-        where shard = $1 and seq > $2 and day >= $3 and day <= $4 and posted_at >= $5 and posted_at < $6 order by seq
+        where shard = $1 and seq > $2 and seq <= $7 and day >= $3 and day <= $4 and posted_at >= $5 and posted_at < $6
+        order by seq
         """
-    days = day_of(from_us), day_of(to_us)
-    async for row in connection.cursor(query, shard, after_seq, *days, from_us, to_us, prefetch=_PREFETCH_BATCHES):
+    bounds = (after_seq, day_of(from_us), day_of(to_us), from_us, to_us, last_seq)
+    async for row in connection.cursor(query, shard, *bounds, prefetch=_PREFETCH_BATCHES):
         yield Proof(*row)
         # What was fetched ahead comes without a pause, and a large batch takes its reader a while: let others run.
         await asyncio.sleep(0)
