@@ -55,6 +55,12 @@ class Supervisor:
             try:
                 await self._loops[name]()
                 state.error = "ended by itself"
+            except asyncio.CancelledError as error:
+                if _is_stopping():
+                    raise
+                # Something within was cancelled, as aiokafka's routines are by a broker that freezes: a fault.
+                state.error = repr(error)[:500]
+                logger.warning("loop.fault", loop=name, error=state.error)
             except Exception as error:
                 state.error = repr(error)[:500]
                 if is_transient(error):
@@ -71,3 +77,9 @@ class Supervisor:
     def problems(self) -> dict[str, str]:
         """The loops that do not run now, with their last error."""
         return {name: state.error or "starting" for name, state in self.states.items() if not state.running}
+
+
+def _is_stopping() -> bool:
+    """Whether the current task itself was asked to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

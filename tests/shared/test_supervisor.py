@@ -1,0 +1,30 @@
+"""A loop that ends is started again, whatever ended it, until the service stops."""
+
+import asyncio
+import os
+import signal
+
+from shared.supervisor import Supervisor
+from tests.support.eventually import eventually
+
+
+async def test_a_loop_that_is_cancelled_from_within_is_started_again() -> None:
+    """A broker that freezes can make aiokafka end its routines by a CancelledError, which comes out of the loop."""
+    starts = 0
+
+    async def consume() -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            inner = asyncio.ensure_future(asyncio.sleep(3600))
+            inner.cancel()
+            await inner
+        await asyncio.sleep(3600)
+
+    supervisor = Supervisor({"consumer": consume})
+    running = asyncio.create_task(supervisor.run())
+    await eventually(lambda: starts == 2, timeout_seconds=5, what="the loop is started again")
+    assert supervisor.states["consumer"].failures == 1
+    os.kill(os.getpid(), signal.SIGTERM)
+    await running
+    assert starts == 2, "a service that stops starts nothing again"
