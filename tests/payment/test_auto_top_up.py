@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from services.payment.app.auto_top_up import Consent
+from services.payment.balance_client import BalanceClient
 from services.payment.providers import NeedsCustomer, SavedCharge
 from services.payment.rules.auto_top_up import AutoTopUp
 from services.payment.rules.facts import Attempted, Declined, Fact, Paid, SavedCard
@@ -74,6 +75,7 @@ async def bank(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> Bank:
     await shop.apply(paid(order, "stripe:pi_first"))
     # The session told of the payment first; the intent, which names the card, comes after.
     await shop.apply(paid(order, "stripe:pi_first", saved_card=CARD))
+    await shop.acknowledge("stripe:pi_first")
     await shop.service.auto_top_ups.agree("vn", "acme", TERMS, CONSENT)
     return made
 
@@ -101,6 +103,7 @@ async def test_a_low_balance_is_filled_up_once_and_registered_before_the_card_is
     assert shop.balance.registered[charge.order_id]["attempted"] is True
     assert (await shop.told())[-1] == "captured/stripe:pi_auto_0"
     assert await shop.service.auto_top_ups.charge_due() == 0
+    await shop.acknowledge("stripe:pi_auto_0")
     shop.clock.set(START_US + HOUR_US)
     assert await shop.service.auto_top_ups.charge_due() == 1
 
@@ -198,6 +201,60 @@ async def test_consent_is_kept_word_by_word(shop: Shop, bank: Bank) -> None:
     assert bank.charges == []
     rows = await shop.rows("select consent, actor from auto_top_up_consent")
     assert rows == [(CONSENT.text, CONSENT.actor)]
+
+
+# What is paid counts, whether balance has posted it or not
+
+
+async def test_what_was_charged_and_is_not_credited_yet_is_not_charged_again(shop: Shop, bank: Bank) -> None:
+    """The broker is out for hours: balance answers, and hears of no payment."""
+    assert await shop.service.auto_top_ups.charge_due() == 1
+    for number in range(1, 4):
+        shop.clock.set(START_US + number * HOUR_US)
+        assert await shop.service.auto_top_ups.charge_due() == 0
+    assert await attempts(shop) == [(300_000, "paid")]
+    # Balance has posted it, and all of it was used.
+    await shop.acknowledge("stripe:pi_auto_0")
+    assert await shop.service.auto_top_ups.charge_due() == 1
+    assert len(bank.captured) == 2
+
+
+async def test_a_payment_by_hand_counts_before_it_is_credited(shop: Shop, bank: Bank) -> None:
+    order = await shop.order("120000")
+    await shop.apply(paid(order, "stripe:pi_hand"))
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    shop.balance.balance_micros = -50_000 * UNIT
+    assert await shop.service.auto_top_ups.charge_due() == 1
+    assert [charge.money for charge in bank.charges] == [vnd(230_000)]
+
+
+async def test_a_payment_that_comes_before_the_card_is_charged_keeps_it_from_that(shop: Shop, bank: Bank) -> None:
+    """Stripe is out when it is decided; the customer pays by hand, and balance does not hear of it."""
+    bank.lost = True
+    await shop.service.auto_top_ups.charge_due()
+    bank.lost = False
+    await shop.apply(paid(await shop.order("120000"), "stripe:pi_hand"))
+    wait(shop)
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert bank.captured == {}
+    assert await shop.rows("select state, reason from auto_top_up_attempt") == [("withdrawn", "balance")]
+
+
+async def test_a_payment_that_is_credited_while_balance_is_asked_is_waited_for(
+    shop: Shop, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Balance answers what was before it; when the answer is looked at, the payment is no longer under way."""
+    await shop.apply(paid(await shop.order("120000"), "stripe:pi_hand"))
+    ask = BalanceClient.find_balance
+
+    async def find_balance(client: BalanceClient, region: str, tenant_id: str) -> int | None:
+        answer = await ask(client, region, tenant_id)
+        await shop.acknowledge("stripe:pi_hand")
+        return answer
+
+    monkeypatch.setattr(BalanceClient, "find_balance", find_balance)
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert (await attempts(shop), bank.charges) == ([], [])
 
 
 # Decided again when it is carried out (finding: payment A1)
@@ -301,6 +358,7 @@ async def test_one_account_that_cannot_be_done_does_not_stand_before_the_others(
     for tenant in ("alpha", "zulu"):
         order = await shop.order(tenant_id=tenant)
         await shop.apply(paid(order, f"stripe:pi_{tenant}", saved_card=CARD))
+        await shop.acknowledge(f"stripe:pi_{tenant}")
         await shop.service.auto_top_ups.agree("vn", tenant, TERMS, CONSENT)
 
     async def charge(wanted: SavedCharge) -> Fact | NeedsCustomer:
@@ -326,6 +384,7 @@ async def test_many_open_outcomes_do_not_stand_before_a_new_one(
     await shop.service.auto_top_ups.charge_due()
     order = await shop.order(tenant_id="zulu")
     await shop.apply(paid(order, "stripe:pi_zulu", saved_card=CARD))
+    await shop.acknowledge("stripe:pi_zulu")
     await shop.service.auto_top_ups.agree("vn", "zulu", TERMS, CONSENT)
     bank.lost = True
     await shop.service.auto_top_ups.charge_due()

@@ -29,6 +29,7 @@ from services.payment.store.auto_top_ups import (
     SET_ASIDE_KIND,
     StoredAgreement,
     StoredAttempt,
+    UnderWay,
     disable,
     end_attempt,
     insert_attempt,
@@ -40,6 +41,7 @@ from services.payment.store.auto_top_ups import (
     load_open_attempts,
     load_open_attempts_of,
     load_saved_card,
+    load_under_way,
     lock_agreement,
     mark_tried,
     save_agreement,
@@ -74,6 +76,15 @@ class Consent:
 
     text: str
     actor: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What balance answered about an account, when it was asked, and what was paid and not credited by then."""
+
+    balance_micros: int
+    at_us: int
+    under_way: UnderWay
 
 
 class Bounds(TypedDict):
@@ -203,11 +214,28 @@ class AutoTopUps:
         return done
 
     async def _look_after(self, region: str, tenant_id: str) -> bool:
-        balance_micros = await self._balance.find_balance(region, tenant_id)
-        attempt = await self._start(region, tenant_id, balance_micros or 0)
+        asked = await self._ask_balance(region, tenant_id)
+        attempt = await self._start(region, tenant_id, asked)
         return attempt is not None and await self._carry_out(attempt)
 
-    async def _start(self, region: str, tenant_id: str, balance_micros: int) -> StoredAttempt | None:
+    async def _ask_balance(self, region: str, tenant_id: str) -> _Asked:
+        """The balance, and what was captured before it was asked: that may be part of it, or not yet."""
+        at_us = self._clock.now_us()
+        async with transaction(self._pool) as connection:
+            under_way = await load_under_way(connection, region, tenant_id, at_us)
+        return _Asked(await self._balance.find_balance(region, tenant_id) or 0, at_us, under_way)
+
+    async def _find_money(self, connection: Connection, region: str, tenant_id: str, asked: _Asked) -> int:
+        """The balance with all that is paid, though balance has not posted it; the caller holds the agreement.
+
+        Raises TransientFault where that changed since balance was asked: nobody knows whether its answer has it.
+        """
+        under_way = await load_under_way(connection, region, tenant_id, asked.at_us)
+        if under_way.payment_ids != asked.under_way.payment_ids:
+            raise TransientFault("a payment came, or was credited, since balance was asked")
+        return asked.balance_micros + under_way.credit_micros
+
+    async def _start(self, region: str, tenant_id: str, asked: _Asked) -> StoredAttempt | None:
         """Decide under the agreement's lock, and keep order and attempt before anything is charged."""
         currency = self._rates.account_currency(region)
         async with transaction(self._pool) as connection:
@@ -216,8 +244,9 @@ class AutoTopUps:
                 return None
             now_us = self._clock.now_us()
             known = await load_attempts(connection, region, tenant_id, now_us - _REMEMBERED_US)
+            money_micros = await self._find_money(connection, region, tenant_id, asked)
             decision = decide_attempt(
-                agreement.terms, [item.attempt for item in known], balance_micros, now_us, **self._bounds(currency)
+                agreement.terms, [item.attempt for item in known], money_micros, now_us, **self._bounds(currency)
             )
             if not isinstance(decision, Charge):
                 return None
@@ -255,11 +284,11 @@ class AutoTopUps:
             found = await self._ask(attempt, order)
             if found is not None:
                 return await self._take(attempt, order, found) or await self._look_again_later(attempt)
-        balance_micros: int | None = None
+        asked: _Asked | None = None
         if not is_too_old(attempt.attempt, self._clock.now_us()):
             await self._balance.register(order)
-            balance_micros = await self._balance.find_balance(order.region, order.tenant_id)
-        if not await self._decide_again(attempt, order, balance_micros or 0):
+            asked = await self._ask_balance(order.region, order.tenant_id)
+        if not await self._decide_again(attempt, order, asked):
             return True
         return await self._take(attempt, order, await self._charge(attempt, order))
 
@@ -283,8 +312,11 @@ class AutoTopUps:
             # The provider knows no such customer: it charged none.
             return None
 
-    async def _decide_again(self, attempt: StoredAttempt, order: StoredOrder, balance_micros: int) -> bool:
-        """Decide under the agreement's lock whether to charge now, and note that it is sent; otherwise end it."""
+    async def _decide_again(self, attempt: StoredAttempt, order: StoredOrder, asked: _Asked | None) -> bool:
+        """Decide under the agreement's lock whether to charge now, and note that it is sent; otherwise end it.
+
+        Of what is too old to be charged, balance is not `asked`.
+        """
         async with transaction(self._pool) as connection:
             agreement = await lock_agreement(connection, attempt.region, attempt.tenant_id)
             now_us = self._clock.now_us()
@@ -294,12 +326,15 @@ class AutoTopUps:
             if current.tried_at_us != attempt.tried_at_us:
                 raise TransientFault("somebody else is at this charge")
             known = await load_attempts(connection, attempt.region, attempt.tenant_id, now_us - _REMEMBERED_US)
+            money_micros = 0
+            if asked is not None:
+                money_micros = await self._find_money(connection, attempt.region, attempt.tenant_id, asked)
             is_in_force = agreement is not None and agreement.enabled and agreement.number == attempt.agreement_number
             reason = decide_again(
                 agreement.terms if agreement is not None and is_in_force else None,
                 attempt.attempt,
                 [item.attempt for item in known if item.order_id != attempt.order_id],
-                balance_micros,
+                money_micros,
                 now_us,
                 **self._bounds(order.currency),
             )

@@ -79,6 +79,8 @@ def decide_attempt(
 ) -> Charge | Hold:
     """What to charge now, or why nothing is. `attempts` are all of this month and the last hour, in any order.
 
+    `balance_micros` includes what was paid and is not posted yet.
+
     The provider takes multiples of `unit_micros` from `minimum_micros` to `maximum_micros`.
     """
     if agreement.suspended_reason is not None:

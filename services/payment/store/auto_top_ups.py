@@ -297,6 +297,31 @@ async def end_attempt(connection: Connection, order_id: str, state: AttemptState
     return status.endswith(" 1")
 
 
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """Captured payments of an account that its balance may not show yet, and what they credit in all."""
+
+    payment_ids: frozenset[str]
+    credit_micros: int
+
+
+async def load_under_way(connection: Connection, region: str, tenant_id: str, since_us: int) -> UnderWay:
+    """Payments that balance has not acknowledged, and those captured after an instant, acknowledged or not."""
+    rows = await connection.fetch(
+        """
+        select payment_id, credit_micros from payment
+        where (region, tenant_id) = ($1, $2) and credit_micros is not null and credited_at is null
+        union
+        select p.payment_id, p.credit_micros from payment p
+        where (p.region, p.tenant_id) = ($1, $2) and p.credit_micros is not null and p.captured_at > $3
+        """,
+        region,
+        tenant_id,
+        since_us,
+    )
+    return UnderWay(frozenset(row["payment_id"] for row in rows), sum(row["credit_micros"] for row in rows))
+
+
 async def load_saved_card(connection: Connection, region: str, tenant_id: str) -> SavedCard | None:
     """The card of the account's latest payment that saved one."""
     row = await connection.fetchrow(
