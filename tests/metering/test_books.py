@@ -131,3 +131,46 @@ async def test_publishers_and_ticks_at_once_price_every_slot_by_the_book_in_forc
         versions.setdefault(batch.shard, []).append(batch.book_version)
     assert all(found == sorted(found) for found in versions.values()), "a later batch has no earlier book"
     assert len({version for found in versions.values() for version in found}) > 2, "nothing met: this proves nothing"
+
+
+@pytest.mark.parametrize("why", ["the clock of its source is ahead", "ticks stand"])
+async def test_no_price_of_usage_changes_before_where_it_was_charged(meter: Meter, why: str) -> None:
+    """Usage is charged when it comes in, however far the ticks are."""
+    await meter.put_book(book(START_US, **BASE))
+    through_us = START_US + HOUR_US
+    await meter.reach(through_us)
+    used_us = through_us + 4 * MINUTE_US
+    if why == "ticks stand":
+        used_us = through_us + 2 * HOUR_US
+        meter.clock.set(used_us + HOUR_US)
+    early = usage("early", used_us, 1_000_000)
+    await meter.take(early)
+    dearer: dict[str, Any] = {"services": {"tokens": {"unit": "1000-tokens", "price": "0.000814"}}}
+    for at_us in (through_us + MINUTE_US, used_us):
+        with pytest.raises(Refusal, match="service tokens"):
+            await meter.put_book(book(at_us, **dearer))
+    # What is not changed, what nobody used and what is no service may be said of that time.
+    await meter.put_book(book(through_us + MINUTE_US, gpu={"a30": "0.7"}, services=BASE["services"]))
+    await meter.put_book(book(used_us + 1, **dearer))
+    await meter.take(usage("late", used_us + 1, 1_000_000))
+    await meter.reach(used_us + 2 * HOUR_US)
+    await meter.check()
+    # It leaves the sum that it joined.
+    named: dict[str, Any] = {"replaces": {"source": early["source"], "id": "early"}}
+    await meter.take(usage("right", used_us, 600_000, **named))
+    await meter.check()
+    assert meter.dead == []
+
+
+async def test_usage_that_came_before_a_sooner_first_price_is_charged_too(meter: Meter) -> None:
+    """A SKU's first book takes effect next week; the next book brings that forward."""
+    price: dict[str, Any] = {"services": {"images": {"unit": "image", "price": "0.07"}}}
+    await meter.put_book(book(START_US + 7 * 24 * HOUR_US, **price))
+    await meter.reach(START_US + HOUR_US)
+    await meter.take(
+        usage("free", START_US + 30 * MINUTE_US, 5, "images"),
+        usage("ahead", START_US + HOUR_US + 4 * MINUTE_US, 11, "images"),
+    )
+    await meter.put_book(book(START_US + HOUR_US + MINUTE_US, **price))
+    await meter.reach(START_US + 2 * HOUR_US)
+    assert await meter.check() == {("vn", "acme"): 770_000}

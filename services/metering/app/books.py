@@ -44,7 +44,9 @@ async def publish_book(
         tables = await prices.at(connection, version)
         _, through_us = await shard_store.load_through(connection)
         book = price_store.to_rules(published)
-        _refuse_if_wrong(tables.get(file.region, NO_PRICES), book, through_us, regions[file.region].slot_seconds)
+        used_until_us = await usage_store.load_used_until(connection, file.region, book.services)
+        table = tables.get(file.region, NO_PRICES)
+        _refuse_if_wrong(table, book, through_us, regions[file.region].slot_seconds, used_until_us)
         await price_store.insert_book(connection, published)
         await catch_up(Work(connection, now_us, version, tables, {}), book)
         await ensure_partitions(connection, "outbox", now_us)
@@ -54,8 +56,10 @@ async def publish_book(
     return published
 
 
-def _refuse_if_wrong(table: PriceTable, book: PriceBook, through_us: int, slot_seconds: int) -> None:
-    problems = check_book(table, book, through_us, slot_seconds)
+def _refuse_if_wrong(
+    table: PriceTable, book: PriceBook, through_us: int, slot_seconds: int, used_until_us: Mapping[str, int]
+) -> None:
+    problems = check_book(table, book, through_us, slot_seconds, used_until_us)
     problems += [f"service {sku}: the name is taken" for sku in book.services if sku in RESERVED_KINDS]
     if problems:
         raise Refusal("price-book-refused", "; ".join(problems), status=422, metered_through=format_instant(through_us))
@@ -71,8 +75,8 @@ async def catch_up(work: Work, book: PriceBook) -> None:
         *await resource_store.load_unpriced(work.connection, book.region, GPU, first_gpu),
         *await resource_store.load_unpriced(work.connection, book.region, STORAGE, first_storage),
     }
-    services = [sku for sku in book.services if not old.rates.get(sku)]
-    usage = await usage_store.load_unpriced_usage(work.connection, book.region, services)
+    # Also of what has a price: its first one may take effect later than this one.
+    usage = await usage_store.load_unpriced_usage(work.connection, book.region, book.services)
     shards = sorted({shard for shard, _ in waiting} | {record.shard for record in usage})
     work.shards = await shard_store.lock_shards(work.connection, shards)
     keys = [(book.region, resource_id) for _, resource_id in sorted(waiting)]

@@ -245,14 +245,15 @@ async def charge_usage(work: Work, records: Sequence[UsageRecord]) -> None:
 
 
 async def _charge(work: Work, changes: Sequence[_Change]) -> None:
-    totals = await _load_totals(work, changes)
+    used_until_us = _used_until(work, changes)
+    totals = await usage_store.load_totals(work.connection, used_until_us.keys()) if used_until_us else {}
     for change in changes:
         for line in _lines(work, change, totals):
             record = change.joins or change.leaves
             assert record is not None
             work.publish(record.shard, (record.region, record.tenant_id), line.sku, [line], change.cause)
     if totals:
-        await usage_store.upsert_totals(work.connection, totals)
+        await usage_store.upsert_totals(work.connection, totals, used_until_us)
 
 
 def _lines(work: Work, change: _Change, totals: dict[TotalKey, int]) -> list[Line]:
@@ -278,10 +279,15 @@ def _lines(work: Work, change: _Change, totals: dict[TotalKey, int]) -> list[Lin
     return lines
 
 
-async def _load_totals(work: Work, changes: Collection[_Change]) -> dict[TotalKey, int]:
-    records = [record for change in changes for record in (change.joins, change.leaves) if record is not None]
-    keys = {_rate(work, record)[1] for record in records if record.priced and record.sku}
-    return await usage_store.load_totals(work.connection, keys) if keys else {}
+def _used_until(work: Work, changes: Collection[_Change]) -> dict[TotalKey, int]:
+    """The sums that changes touch, and where the latest usage of each begins."""
+    found: dict[TotalKey, int] = {}
+    for change in changes:
+        for record in (change.joins, change.leaves):
+            if record is not None and record.priced and record.sku:
+                _, key = _rate(work, record)
+                found[key] = max(found.get(key, record.used_from_us), record.used_from_us)
+    return found
 
 
 def _rate(work: Work, record: UsageRecord) -> tuple[ServiceRate, TotalKey]:

@@ -124,7 +124,8 @@ create table usage_record (
 );
 create index usage_record_unpriced on usage_record (region, sku) where not priced and replaced_id is null;
 
--- The running sum over which a service's usage is rounded.
+-- The running sum over which a service's usage is rounded. Usage is charged when it comes in, not with the ticks: no
+-- price of it changes up to `used_until`, where the latest of it begins.
 create table usage_total (
   region text not null,
   tenant_id text not null,
@@ -132,6 +133,7 @@ create table usage_total (
   price_micros bigint not null,
   unit_size bigint not null,
   quantity bigint not null,
+  used_until timestamptz not null,
   primary key (region, tenant_id, sku, price_micros, unit_size)
 );
 

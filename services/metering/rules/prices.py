@@ -19,6 +19,8 @@ PERSISTENT = "persistent"
 SERVICE_PRICE_MICROS_MAX = 10**15
 _QUANTITIES_MAX = {GPU: GPU_COUNT_MAX, STORAGE: STORAGE_GB_MAX}
 
+_NOTHING_USED: Mapping[str, int] = {}
+
 Key = tuple[str, str]
 Entry = tuple[int, int]
 
@@ -113,22 +115,30 @@ def _rate_from_us(entry: tuple[int, ServiceRate]) -> int:
     return entry[0]
 
 
-def check_book(table: PriceTable, book: PriceBook, through_max_us: int, slot_seconds_max: int = 3600) -> list[str]:
+def check_book(
+    table: PriceTable,
+    book: PriceBook,
+    through_max_us: int,
+    slot_seconds_max: int = 3600,
+    used_until_us: Mapping[str, int] = _NOTHING_USED,
+) -> list[str]:
     """What forbids a book, one sentence each; empty if it may take effect.
 
-    `through_max_us` is the furthest instant to which any shard has charged: a book that changes a price takes effect
-    later, for the past is mended by adjustments. A SKU that never had a price may get one from any instant on, and
-    what waited unpriced is charged. Repeating the price that is in force anyway is no change. A price times the largest
-    quantity times the longest slot fits a bigint, so that no resource can't be charged.
+    `through_max_us` is the furthest instant to which any shard has charged. Service usage is charged when it comes in:
+    of each SKU in `used_until_us` up to there. A book that changes a price takes effect later, for the past is mended
+    by adjustments. A SKU that never had a price may get one from any instant on, and what waited unpriced is charged.
+    Repeating the price that is in force anyway is no change. A price times the largest quantity times the longest slot
+    fits a bigint, so that no resource can't be charged.
     """
     problems = _malformed(book) + _too_high(book, slot_seconds_max)
     if book.version <= table.version:
         problems.append(f"version {book.version} does not follow version {table.version}, which is in force")
     at_us = book.effective_from_us
-    if at_us > through_max_us:
-        return problems
     for (kind, sku), price_micros in book.prices().items():
-        if not table.schedule(kind, sku):
+        charged_us = through_max_us
+        if kind == SERVICE:
+            charged_us = max(charged_us, used_until_us.get(sku, charged_us))
+        if at_us > charged_us or not table.schedule(kind, sku):
             continue
         unchanged = table.unit_price(kind, sku, at_us) == price_micros
         if kind == SERVICE and unchanged:
@@ -136,7 +146,7 @@ def check_book(table: PriceTable, book: PriceBook, through_max_us: int, slot_sec
         if not unchanged:
             problems.append(
                 f"{kind} {sku}: the price would change at {format_instant(at_us)}, but charges are made up to "
-                f"{format_instant(through_max_us)}; "
+                f"{format_instant(charged_us)}; "
                 "a book takes effect later, a change of the past is an adjustment"
             )
     return problems

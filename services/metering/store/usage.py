@@ -122,16 +122,35 @@ async def load_all_totals(connection: Connection) -> dict[TotalKey, int]:
     return {(row[0], row[1], row[2], row[3], row[4]): row["quantity"] for row in rows}
 
 
-async def upsert_totals(connection: Connection, totals: Mapping[TotalKey, int]) -> None:
+async def upsert_totals(
+    connection: Connection, totals: Mapping[TotalKey, int], used_until_us: Mapping[TotalKey, int]
+) -> None:
+    """Write sums, and where the latest usage that ever joined each begins; both have the same keys."""
     await connection.execute(
         """
-        insert into usage_total (region, tenant_id, sku, price_micros, unit_size, quantity)
-        select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
-        on conflict (region, tenant_id, sku, price_micros, unit_size) do update set quantity = excluded.quantity
+        insert into usage_total (region, tenant_id, sku, price_micros, unit_size, quantity, used_until)
+        select * from unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[],
+                             $7::timestamptz[])
+        on conflict (region, tenant_id, sku, price_micros, unit_size) do update
+        set quantity = excluded.quantity, used_until = greatest(usage_total.used_until, excluded.used_until)
         """,
         *_columns(totals),
         list(totals.values()),
+        [used_until_us[key] for key in totals],
     )
+
+
+async def load_used_until(connection: Connection, region: str, skus: Collection[str]) -> dict[str, int]:
+    """Where the latest usage that was charged of each SKU begins; without those of which none was."""
+    rows = await connection.fetch(
+        """
+        select sku, max(used_until) as used_until from usage_total
+        where region = $1 and sku = any($2::text[]) group by sku
+        """,
+        region,
+        list(skus),
+    )
+    return {row["sku"]: row["used_until"] for row in rows}
 
 
 def _columns(keys: Collection[TotalKey]) -> tuple[list[str], list[str], list[str], list[int], list[int]]:
