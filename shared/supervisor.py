@@ -30,6 +30,7 @@ class Supervisor:
 
     def __init__(self, loops: Mapping[str, Loop]) -> None:
         self._loops = dict(loops)
+        self._stopping = False
         self.states = {name: LoopState() for name in loops}
 
     async def run(self) -> None:
@@ -39,12 +40,15 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop.set)
         tasks = [asyncio.create_task(self._keep(name), name=name) for name in self._loops]
-        await stop.wait()
-        logger.info("service.stopping")
-        for task in reversed(tasks):
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        logger.info("service.stopped")
+        try:
+            await stop.wait()
+        finally:
+            logger.info("service.stopping")
+            self._stopping = True
+            for task in reversed(tasks):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            logger.info("service.stopped")
 
     async def _keep(self, name: str) -> None:
         state = self.states[name]
@@ -53,14 +57,15 @@ class Supervisor:
             started = time.monotonic()
             state.running = True
             try:
-                await self._loops[name]()
+                # A task of its own each time: nothing that was cancelled within the last one counts for this one.
+                await asyncio.create_task(self._start(name), name=name)
                 state.error = "ended by itself"
-            except asyncio.CancelledError as error:
-                if _is_stopping():
+            except asyncio.CancelledError:
+                if self._stopping:
                     raise
-                # Something within was cancelled, as aiokafka's routines are by a broker that freezes: a fault.
-                state.error = repr(error)[:500]
-                logger.warning("loop.fault", loop=name, error=state.error)
+                # Something within was cancelled, as aiokafka does to its routines when the broker is away: a fault.
+                state.error = "cancelled from within"
+                logger.warning("loop.fault", loop=name, error=state.error, exc_info=True)
             except Exception as error:
                 state.error = repr(error)[:500]
                 if is_transient(error):
@@ -74,12 +79,9 @@ class Supervisor:
             await asyncio.sleep(backoff_seconds)
             backoff_seconds = min(backoff_seconds * 2, BACKOFF_SECONDS_MAX)
 
+    async def _start(self, name: str) -> None:
+        await self._loops[name]()
+
     def problems(self) -> dict[str, str]:
         """The loops that do not run now, with their last error."""
         return {name: state.error or "starting" for name, state in self.states.items() if not state.running}
-
-
-def _is_stopping() -> bool:
-    """Whether the current task itself was asked to end."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -4,11 +4,14 @@ import asyncio
 import os
 import signal
 
+import pytest
+
 from shared.supervisor import Supervisor
 from tests.support.eventually import eventually
 
 
-async def test_a_loop_that_is_cancelled_from_within_is_started_again() -> None:
+@pytest.mark.parametrize("what", ["something awaited", "the task itself"])
+async def test_a_loop_that_is_cancelled_from_within_is_started_again(what: str) -> None:
     """A broker that freezes can make aiokafka end its routines by a CancelledError, which comes out of the loop."""
     starts = 0
 
@@ -17,7 +20,9 @@ async def test_a_loop_that_is_cancelled_from_within_is_started_again() -> None:
         starts += 1
         if starts == 1:
             inner = asyncio.ensure_future(asyncio.sleep(3600))
-            inner.cancel()
+            task = inner if what == "something awaited" else asyncio.current_task()
+            assert task is not None
+            task.cancel()
             await inner
         await asyncio.sleep(3600)
 
