@@ -84,7 +84,10 @@ def open_clock(test_clock: Path | None) -> Clock:
 
 
 def parse_instant(text: str) -> int:
-    """Read an RFC 3339 timestamp with a zone as an instant; digits below a microsecond are cut off."""
+    """Read an RFC 3339 timestamp with a zone as an instant; digits below a microsecond are cut off.
+
+    A leap second, which only ends a month of UTC, is the second after it: so clocks count that know none (POSIX).
+    """
     if _RFC3339.fullmatch(text) is None:
         raise ValueError(f"{text[:64]!r} is not an RFC 3339 timestamp with a zone, such as 2026-11-01T08:00:05Z")
     head, dot, rest = text.partition(".")
@@ -92,9 +95,18 @@ def parse_instant(text: str) -> int:
         digits = len(rest) - len(rest.lstrip("0123456789"))
         text = f"{head}.{rest[:digits][:6].ljust(6, '0')}{rest[digits:]}"
     try:
+        if text[17:19] == "60":
+            return _after_leap_second(to_us(datetime.fromisoformat(f"{text[:17]}59{text[19:]}".upper())))
         return to_us(datetime.fromisoformat(text.upper()))
     except (ValueError, OverflowError) as error:
         raise ValueError(f"{text[:64]!r} is not a possible date and time: {error}") from error
+
+
+def _after_leap_second(before_us: int) -> int:
+    instant_us = before_us + SECOND_US
+    if instant_us % DAY_US >= SECOND_US or from_us(instant_us).day != 1:
+        raise ValueError("a leap second ends a month of UTC")
+    return instant_us
 
 
 def format_instant(instant_us: int) -> str:

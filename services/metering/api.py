@@ -107,6 +107,7 @@ class MeteringApi:
         add("/resources/{region}/{resource_id:path}", self.resource, methods=["GET"])
         add("/accounts/{region}/{tenant_id}/held-back", self.held_back, methods=["GET"])
         add("/pending", self.pending, methods=["GET"])
+        add("/unpriced", self.unpriced, methods=["GET"])
         add("/parked", self.parked, methods=["GET"])
         add("/parked/release", self.release, methods=["POST"])
         add("/contradictions", self.contradictions, methods=["GET"])
@@ -120,6 +121,7 @@ class MeteringApi:
             status = await status_store.load_status(connection)
             waiting = await event_store.count_waiting(connection)
             unpriced = await usage_store.count_unpriced(connection)
+            unpriced_resources = await usage_store.count_unpriced_resources(connection)
             contradictions = await contradiction_store.count_contradictions(connection)
             aside = await count_set_aside(connection)
             reading = await self._reading.describe(connection)
@@ -131,6 +133,7 @@ class MeteringApi:
             **reading,
             **waiting,
             "unpriced_usage": unpriced,
+            "unpriced_resources": unpriced_resources,
             "contradictions": contradictions,
             "set_aside": aside,
             "inventory_overdue": [
@@ -196,6 +199,24 @@ class MeteringApi:
     ) -> dict[str, Any]:
         """Events that wait for another one: for their resource's creation, or for the one that they replace."""
         return await self._waiting(WaitingFilter("pending", region, tenant_id, resource_id, reason), after, limit)
+
+    async def unpriced(self, limit: Limit = 100) -> dict[str, Any]:
+        """SKUs that are used and have no price, the most used first: charged from their first price on."""
+        async with transaction(self._pool) as connection:
+            found = await usage_store.load_unpriced_skus(connection, limit)
+        return {
+            "unpriced": [
+                {
+                    "region": item.region,
+                    "kind": item.kind,
+                    "sku": item.sku,
+                    "items": item.items,
+                    "tenant_id": item.tenant_id,
+                    "since": None if item.since_us is None else format_instant(item.since_us),
+                }
+                for item in found
+            ]
+        }
 
     async def parked(
         self,

@@ -11,6 +11,7 @@ UNPUBLISHED = Gauge("tollkeeper_metering_unpublished", "Messages of the outbox t
 WAITING = Gauge("tollkeeper_metering_waiting_events", "Events that wait, by state", ["state"])
 DEAD = Gauge("tollkeeper_metering_dead_letters", "Records that could not be understood and were not replayed")
 UNPRICED = Gauge("tollkeeper_metering_unpriced_usage", "Usage records that wait for the first price of their SKU")
+UNPRICED_RESOURCES = Gauge("tollkeeper_metering_unpriced_resources", "Resources that use a SKU without a price")
 CONTRADICTIONS = Gauge("tollkeeper_metering_contradictions", "What was said and can't be, by kind", ["kind"])
 INVENTORY_OVERDUE = Gauge("tollkeeper_metering_inventory_overdue", "Sources whose listing is overdue", ["region"])
 EVENTS_WITHOUT_EFFECT = Counter(

@@ -10,9 +10,9 @@ from services.metering.api import MeteringApi
 from services.metering.app.gauges import refresh_gauges
 from services.metering.app.guard import ClockGuard
 from services.metering.app.read_until import ReadUntil
-from services.metering.metrics import CONTRADICTIONS, HALTED, LAG_SECONDS, WAITING
+from services.metering.metrics import CONTRADICTIONS, HALTED, LAG_SECONDS, UNPRICED, UNPRICED_RESOURCES, WAITING
 from services.metering.store.shards import insert_halt
-from shared.clock import HOUR_US, MINUTE_US
+from shared.clock import HOUR_US, MINUTE_US, format_instant
 from shared.db import transaction
 from shared.http import create_api
 from shared.topics import LIFECYCLE
@@ -121,3 +121,22 @@ async def test_lag_grows_and_is_told_while_ticks_are_halted(meter: Meter, client
     await refresh_gauges(meter.pool, meter.clock.now_us())
     assert (LAG_SECONDS._value.get(), HALTED._value.get()) == (3 * 3600 - 60, 1)
     assert (await client.get("/v1/status")).json()["halted"] == "the clock jumped"
+
+
+async def test_what_has_no_price_is_listed_and_counted(meter: Meter, client: httpx.AsyncClient) -> None:
+    """A misspelt SKU was taken silently: no list and no metric showed which it was."""
+    await meter.put_book(book(START_US - HOUR_US, storage={"persistent": "0.1"}))
+    created = lifecycle("container.created", "c", START_US, gpu_sku="a30", gpu_count=1)
+    await meter.take(created, lifecycle("container.started", "c", START_US))
+    await meter.take(*(usage(f"u-{number}", START_US - number, 5, sku="tokenz") for number in range(3)))
+    tokens = {"region": "vn", "kind": "service", "sku": "tokenz", "items": 3, "tenant_id": "acme"}
+    assert (await client.get("/v1/unpriced")).json()["unpriced"] == [
+        {**tokens, "since": format_instant(START_US - 2)},
+        {"region": "vn", "kind": "gpu", "sku": "a30", "items": 1, "tenant_id": "acme", "since": None},
+    ]
+    status = (await client.get("/v1/status")).json()
+    assert (status["unpriced_usage"], status["unpriced_resources"]) == (3, 1)
+    await refresh_gauges(meter.pool, meter.clock.now_us())
+    assert (UNPRICED._value.get(), UNPRICED_RESOURCES._value.get()) == (3, 1)
+    await meter.put_book(book(START_US - HOUR_US, services={"tokenz": {"unit": "image", "price": "1"}}))
+    assert [item["sku"] for item in (await client.get("/v1/unpriced")).json()["unpriced"]] == ["a30"]

@@ -28,6 +28,7 @@ async def refresh_gauges(pool: Pool, now_us: int) -> None:
         waiting = await event_store.count_waiting(connection)
         contradictions = await contradiction_store.count_contradictions(connection)
         unpriced = await usage_store.count_unpriced(connection)
+        unpriced_resources = await usage_store.count_unpriced_resources(connection)
         through_us, _ = await shard_store.load_through(connection)
         await count_set_aside(connection)
     metrics.LAG_SECONDS.set(max(0, now_us - through_us) / SECOND_US)
@@ -35,6 +36,7 @@ async def refresh_gauges(pool: Pool, now_us: int) -> None:
     metrics.UNPUBLISHED.set(status["unpublished"])
     metrics.DEAD.set(status["dead"])
     metrics.UNPRICED.set(unpriced)
+    metrics.UNPRICED_RESOURCES.set(unpriced_resources)
     for state, events in waiting.items():
         metrics.WAITING.labels(state).set(events)
     metrics.CONTRADICTIONS.clear()

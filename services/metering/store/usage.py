@@ -166,3 +166,36 @@ def _columns(keys: Collection[TotalKey]) -> tuple[list[str], list[str], list[str
 async def count_unpriced(connection: Connection) -> int:
     """How many usage records wait for a first price of their SKU."""
     return int(await connection.fetchval("select count(*) from usage_record where not priced and replaced_id is null"))
+
+
+@dataclass(frozen=True, slots=True)
+class UnpricedSku:
+    """A SKU without a price, and who uses it; `kind` is that of its lines. `since_us` is of its oldest usage."""
+
+    region: str
+    kind: str
+    sku: str
+    items: int
+    tenant_id: str
+    since_us: int | None
+
+
+async def load_unpriced_skus(connection: Connection, limit: int) -> list[UnpricedSku]:
+    """SKUs that wait for a first price, the most used first, each with one of its tenants."""
+    rows = await connection.fetch(
+        """
+        select region, 'service' as kind, sku, count(*) as items, min(tenant_id) as tenant_id, min(used_from) as since
+        from usage_record where not priced and replaced_id is null group by region, sku
+        union all
+        select u.region, u.kind, u.sku, count(*), coalesce(min(r.tenant_id), ''), null
+        from unpriced_resource u left join resource r using (region, resource_id) group by u.region, u.kind, u.sku
+        order by items desc, region, kind, sku limit $1
+        """,
+        limit,
+    )
+    return [UnpricedSku(*row.values()) for row in rows]
+
+
+async def count_unpriced_resources(connection: Connection) -> int:
+    """How many resources use a SKU that has no price."""
+    return int(await connection.fetchval("select count(distinct (region, resource_id)) from unpriced_resource"))
