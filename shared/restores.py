@@ -10,14 +10,13 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-import orjson
-
-from shared.clock import Clock, parse_instant
+from shared.clock import Clock
 from shared.consumer import OffsetConsumer
 from shared.db import Connection, Pool, ensure_partitions, transaction
-from shared.events.service import SOURCES, RestoredData, ServiceName, ServiceRestored
+from shared.events.service import SOURCES, RestoredData, ServiceName, ServiceRestored, read_incarnation
 from shared.log import get_logger
-from shared.outbox import SEQ_HEADER, SERVICE_STREAM, STREAM_HEADER, Message, Relay, append_messages
+from shared.outbox import SERVICE_STREAM, Message, Relay, append_messages
+from shared.own_records import OwnRecord, find_own, read_own_events
 from shared.restore_records import (
     Mark,
     Restore,
@@ -72,30 +71,13 @@ class _Seen:
     told_until_us: int | None = None
     incarnation: int = 0
 
-    def add(self, topic: str, record: FoundRecord) -> None:
+    def add(self, topic: str, record: FoundRecord, own: OwnRecord | None) -> None:
         self.offsets[topic, record.partition] = record.offset + 1
-        stream, seq = (record.headers.get(name) for name in (STREAM_HEADER, SEQ_HEADER))
-        if stream is None or seq is None:
+        if own is None:
             return
-        self.heads[int(stream)] = max(self.heads.get(int(stream), 0), int(seq))
-        time_us = _time_of(record.value)
-        if time_us is not None:
-            self.told_until_us = max(self.told_until_us or time_us, time_us)
-
-
-def _time_of(value: bytes | None) -> int | None:
-    """The time of a CloudEvent; None for everything else."""
-    if value is None or not value.startswith(b"{"):
-        return None
-    time = orjson.loads(value).get("time")
-    return parse_instant(time) if isinstance(time, str) else None
-
-
-async def read_own(reader: TopicReader, topic: str, starts: Mapping[int, int]) -> AsyncIterator[FoundRecord]:
-    """What a relay published to one of the service's own topics; what a stranger put there is passed over."""
-    async for record in reader.read_records(topic, starts):
-        if record.value is not None and {STREAM_HEADER, SEQ_HEADER} <= record.headers.keys():
-            yield record
+        self.heads[own.stream] = max(self.heads.get(own.stream, 0), own.seq)
+        if own.time_us is not None:
+            self.told_until_us = max(self.told_until_us or own.time_us, own.time_us)
 
 
 class Restores:
@@ -173,11 +155,9 @@ class Restores:
         seen = _Seen()
         for topic in self._topics:
             async for record in self._reader.read_records(topic, starts[topic]):
-                seen.add(topic, record)
-        async for record in read_own(self._reader, SERVICE_EVENTS, {}):
-            event = orjson.loads(record.value or b"{}")
-            if event.get("source") == SOURCES[self._service]:
-                seen.incarnation = max(seen.incarnation, event["data"]["incarnation"])
+                seen.add(topic, record, find_own(self._service, topic, record))
+        async for event in read_own_events(self._reader, self._service, SERVICE_EVENTS, {}):
+            seen.incarnation = max(seen.incarnation, read_incarnation(event, self._service))
         return seen
 
     async def _begin(

@@ -9,7 +9,7 @@ from services.enforcement.rules.lifecycle import Fact, FactKey
 from services.enforcement.rules.resource import Family, ResourceKey
 from shared.clock import DAY_US, MINUTE_US, parse_instant
 from shared.errors import RecordError
-from shared.events.account import AccountEventType, AccountState
+from shared.events.account import AccountEventType, AccountState, AccountVersion
 from shared.events.cloudevents import Instant, Micros, RegionName, TenantId, load_envelope
 from shared.events.lifecycle import RETRACTED_TYPE, LifecycleEvent, read_lifecycle
 from shared.events.reading import Read, is_known_type, read_as
@@ -42,7 +42,7 @@ class FutureFact:
 class _AccountReadData(Read):
     region: RegionName
     tenant_id: TenantId
-    account_version: int
+    account_version: AccountVersion
     state: AccountState
     balance_micros: Micros
     negative_since: Instant | None

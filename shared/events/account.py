@@ -1,10 +1,13 @@
 """`account.events.v1`: what balance says of an account. Each event raises `account_version` by one."""
 
-from typing import Final, Literal
+from collections.abc import Mapping
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
+from shared.errors import RecordError
 from shared.events.cloudevents import Identifier, Micros, RegionName, SentInstant, TenantId
+from shared.events.reading import read_as
 
 AccountState = Literal["opened", "ok", "low", "exhausted", "negative"]
 AccountEventType = Literal[
@@ -32,6 +35,8 @@ EntryClass = Literal[
 ]
 GrantKind = Literal["promotion", "voucher"]
 SOURCE: Final = "tollkeeper/balance"
+# The incarnation of the database and a counter in one number (ADR 13).
+AccountVersion = Annotated[int, Field(strict=True, ge=0, le=2**63 - 1)]
 
 
 class AccountData(BaseModel):
@@ -41,7 +46,7 @@ class AccountData(BaseModel):
 
     region: RegionName
     tenant_id: TenantId
-    account_version: int
+    account_version: AccountVersion
     currency: str
     state: AccountState
     balance_micros: Micros
@@ -67,3 +72,12 @@ class AccountEvent(BaseModel):
     time: SentInstant
     datacontenttype: Literal["application/json"] = "application/json"
     data: AccountData
+
+
+def is_account_event(event: Mapping[str, object]) -> bool:
+    """Whether it is an event of this contract, with all that it requires."""
+    try:
+        read_as(AccountEvent, event)
+    except RecordError:
+        return False
+    return True

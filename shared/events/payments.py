@@ -4,12 +4,14 @@
 over when an event is published; `paid_micros` and `paid_currency` say what the customer gave.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from shared.errors import RecordError
 from shared.events.cloudevents import Identifier, RegionName, SentInstant, TenantId
-from shared.events.reading import Vocabulary
+from shared.events.reading import Vocabulary, read_union
 
 SOURCE: Final = "tollkeeper/payment"
 
@@ -160,3 +162,14 @@ PaymentEvent = Annotated[
 
 _MODELS: tuple[type[BaseModel], ...] = get_args(get_args(PaymentEvent)[0])
 PAYMENT_TYPES: frozenset[str] = frozenset(model.model_fields["type"].default for model in _MODELS)
+
+_READER: Final[TypeAdapter[PaymentEvent]] = TypeAdapter(PaymentEvent)
+
+
+def is_payment_event(event: Mapping[str, object]) -> bool:
+    """Whether it is an event of this contract, with all that its type requires."""
+    try:
+        read_union(_READER, event)
+    except RecordError:
+        return False
+    return True

@@ -4,12 +4,14 @@ A service whose database was set back to a backup publishes `service.restored` b
 higher incarnation than ever before. Deletions stay frozen until an operator confirms it.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from shared.errors import RecordError
 from shared.events.cloudevents import Identifier, SentInstant, load_envelope
-from shared.events.reading import Vocabulary, is_known_type, read_union
+from shared.events.reading import Read, Vocabulary, is_known_type, read_as, read_union
 from shared.kafka import Record
 from shared.topics import SERVICE_EVENTS
 
@@ -74,3 +76,21 @@ def read_service_event(record: Record) -> ServiceRestored | ServiceRestoreConfir
     envelope = load_envelope(record)
     known = is_known_type(envelope, ("service.restored", "service.restore_confirmed"), SERVICE_EVENTS)
     return read_union(_READER, envelope) if known else None
+
+
+class _IncarnationData(Read):
+    service: str
+    incarnation: Incarnation
+
+
+class _IncarnationRead(Read):
+    data: _IncarnationData
+
+
+def read_incarnation(event: Mapping[str, object], service: ServiceName) -> int:
+    """The incarnation that an event gives of a service; 0 where it gives none."""
+    try:
+        data = read_as(_IncarnationRead, event).data
+    except RecordError:
+        return 0
+    return data.incarnation if data.service == service else 0

@@ -1,15 +1,20 @@
 """Other services' databases and this one's are set back: deletions wait for an operator, debtors are stopped."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from services.enforcement.app.catch_up import learn_newest
+from services.enforcement.handlers import read_account
 from services.enforcement.main import notice_restore
+from services.enforcement.rules.account import Account, AccountKey
 from shared.clock import format_instant
 from shared.db import transaction
+from shared.errors import RecordError
 from shared.events.service import SOURCES
 from shared.restore_records import confirm_restores
+from shared.settings import Region
 from shared.topic_reader import TopicReader
 from shared.topics import COMMANDS, SERVICE_EVENTS
 from tests.conftest import MakeDatabase
@@ -138,3 +143,36 @@ async def test_no_id_of_a_lost_command_means_something_else_after_a_restore(
     assert restored["data"]["service"] == "enforcement"
     async with transaction(world.service.pool) as connection:
         assert await confirm_restores(connection, 1, "sre", "looked", world.clock.now_us()) == 1
+
+
+async def test_an_account_that_cant_be_learnt_keeps_the_service_from_nothing(
+    open_world: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start, before any loop: the consumer buries it later, and the others are learnt."""
+    world = await open_world()
+    huge = account("exhausted", 2**62, key=AccountKey("vn", "huge"))
+    for seen in (
+        huge,
+        account("exhausted", 2, key=AccountKey("vn", "bolt")),
+        account("negative", 3, since_us=world.clock.now_us(), key=AccountKey("vn", "core")),
+    ):
+        await world.tell_account(seen)
+    apply = world.service.enforce.apply_answers
+
+    async def failing(accounts: Sequence[Account]) -> int:
+        if huge.key in {item.key for item in accounts}:
+            raise OverflowError("too large for anything")
+        return await apply(accounts)
+
+    monkeypatch.setattr(world.service.enforce, "apply_answers", failing)
+    settings = world.service.settings
+    reader = TopicReader(settings.kafka_bootstrap, settings.topic_prefix)
+    assert await learn_newest(world.service.enforce, reader) == 2
+
+
+@pytest.mark.parametrize("version", [2**63, 2**64 - 1, -1, 1.5, "7", None])
+def test_a_version_that_is_none_is_refused(version: object) -> None:
+    data = {"region": "vn", "tenant_id": "acme", "state": "ok", "balance_micros": 0, "negative_since": None}
+    envelope: dict[str, object] = {"specversion": "1.0", "data": {**data, "account_version": version}}
+    with pytest.raises(RecordError, match="account_version"):
+        read_account(envelope, {"vn": Region(currency="VND", opened_at="2026-01-01T00:00:00Z")})

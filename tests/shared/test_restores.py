@@ -13,12 +13,24 @@ from aiokafka import AIOKafkaProducer
 
 from shared.clock import FixedClock, parse_instant
 from shared.db import Connection, Pool, open_pool, transaction
+from shared.events.charges import compress
 from shared.kafka import open_producer
 from shared.outbox import Message, Relay, append_messages, keep_topic_layout
+from shared.own_records import OwnRecord, find_own
 from shared.restore_records import Restore, load_restores
 from shared.restores import Offsets, Recovery, Restores
-from shared.topic_reader import TopicReader
-from shared.topics import COMMANDS, ENFORCEMENT_EVENTS, SERVICE_EVENTS, TOPICS, ensure_topics
+from shared.topic_reader import FoundRecord, TopicReader
+from shared.topics import (
+    ACCOUNT_EVENTS,
+    CHARGES,
+    COMMANDS,
+    ENFORCEMENT_EVENTS,
+    PAYMENT_EVENTS,
+    PRICE_BOOKS,
+    SERVICE_EVENTS,
+    TOPICS,
+    ensure_topics,
+)
 from tests.support.databases import Databases
 from tests.support.eventually import eventually
 
@@ -242,3 +254,51 @@ async def test_the_end_of_a_transaction_at_the_tail_holds_nobody_up(place: Place
     await plain.stop()
     async with place.life() as life, asyncio.timeout(30):
         assert await life.restores.run(Steps()) == 0
+
+
+HEADERS: tuple[tuple[tuple[str, bytes | None], ...], ...] = (
+    (),
+    (("stream", b"abc"), ("seq", b"1")),
+    (("stream", b"5"), ("seq", b"")),
+    (("stream", b"\xff"), ("seq", b"\x00")),
+    (("stream", None), ("seq", None)),
+    (("stream", b"99999999999999"), ("seq", b"1")),
+    (("stream", b"5"), ("seq", b"9223372036854775808")),
+    (("stream", b"5"), ("seq", b"7")),
+)
+VALUES = (
+    b"{",
+    b"\xff",
+    b"[]",
+    b"null",
+    b'{"time":"never"}',
+    b'{"source":"tollkeeper/enforcement","time":5}',
+    b'{"source":"tollkeeper/balance","time":"2026-11-01T08:00:00Z","data":{"incarnation":3}}',
+    b'{"source":["tollkeeper/enforcement"],"time":"2026-11-01T08:00:00Z"}',
+    b'{"x":"\\ud800"}',
+)
+
+
+async def test_no_record_on_its_own_topics_keeps_a_service_from_starting(place: Place) -> None:
+    """Whatever a stranger writes there, with headers like the relay's too, is passed over: it is no restore."""
+    plain = await open_producer(place.bootstrap, f"{place.prefix}plain")
+    for topic in (COMMANDS, SERVICE_EVENTS):
+        for headers in HEADERS:
+            for value in VALUES:
+                await plain.send(f"{place.prefix}{topic}", value, key=b"k", partition=0, headers=list(headers))
+    await plain.flush()
+    await plain.stop()
+    async with place.life() as life, asyncio.timeout(30):
+        assert await life.restores.run(Steps()) == 0
+
+
+@pytest.mark.parametrize("topic", [CHARGES, PRICE_BOOKS, PAYMENT_EVENTS, ACCOUNT_EVENTS])
+@pytest.mark.parametrize("headers", HEADERS)
+def test_a_stranger_is_told_from_a_relay(topic: str, headers: tuple[tuple[str, bytes | None], ...]) -> None:
+    for value in (None, b"", *VALUES, compress(b'{"shard":5,"seq":8}'), compress(b"[]")):
+        assert find_own("payment", topic, FoundRecord(0, 0, value, dict(headers))) is None
+
+
+def test_a_batch_is_its_relays_by_its_own_place() -> None:
+    record = FoundRecord(0, 0, compress(b'{"shard":5,"seq":7}'), {"stream": b"5", "seq": b"7"})
+    assert find_own("metering", CHARGES, record) == OwnRecord(5, 7, None)

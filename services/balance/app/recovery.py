@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import orjson
-
 from services.balance.events import account_message
 from services.balance.rules.crossing import Told
 from services.balance.store.accounts import (
@@ -32,11 +30,13 @@ from services.balance.store.restores import (
 from shared.clock import Clock, parse_instant
 from shared.consumer import OffsetConsumer
 from shared.db import Connection, Pool, ensure_partitions
+from shared.events.account import is_account_event
 from shared.ids import shard_of
 from shared.log import get_logger
 from shared.outbox import Message, append_messages
+from shared.own_records import read_own_events
 from shared.restore_records import Lost, Restore, insert_lost
-from shared.restores import Offsets, Recovery, consume_to_end, read_own
+from shared.restores import Offsets, Recovery, consume_to_end
 from shared.settings import SharedSettings
 from shared.topic_reader import TopicReader
 from shared.topics import ACCOUNT_EVENTS, CHARGES, PAYMENT_EVENTS
@@ -103,8 +103,9 @@ class BalanceRecovery(Recovery):
     async def adopt(self, connection: Connection, restore: Restore, starts: Offsets) -> None:
         """Raise all versions, and keep what was told since the backup."""
         told = _Told()
-        async for record in read_own(self._reader, ACCOUNT_EVENTS, starts[ACCOUNT_EVENTS]):
-            told.add(orjson.loads(record.value or b""))
+        async for event in read_own_events(self._reader, "balance", ACCOUNT_EVENTS, starts[ACCOUNT_EVENTS]):
+            if is_account_event(event):
+                told.add(event)
         await raise_versions(connection, restore.incarnation)
         keys = [key for key in told.last if key[0] in self._settings.regions]
         await self._open_missing(connection, keys, restore)

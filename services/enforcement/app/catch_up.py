@@ -11,9 +11,10 @@ import orjson
 from services.enforcement.app.enforce import BATCH, Enforce
 from services.enforcement.handlers import read_account
 from services.enforcement.rules.account import Account, AccountKey
-from shared.db import transaction
+from shared.db import is_transient, transaction
 from shared.errors import RecordError
 from shared.log import get_logger
+from shared.set_aside import describe_error
 from shared.topic_reader import TopicReader
 from shared.topics import ACCOUNT_EVENTS
 
@@ -38,10 +39,24 @@ async def learn_newest(enforce: Enforce, reader: TopicReader) -> int:
             newest[seen.key] = seen
     moved = 0
     for batch in _batches(list(newest.values())):
-        moved += await enforce.apply_answers(batch)
+        moved += await _apply(enforce, batch)
     if moved:
         logger.info("accounts.caught_up", accounts=moved)
     return moved
+
+
+async def _apply(enforce: Enforce, accounts: Sequence[Account]) -> int:
+    """Apply them, without the single ones that can't be: the consumer buries those, and the service starts."""
+    try:
+        return await enforce.apply_answers(accounts)
+    except Exception as error:
+        if is_transient(error):
+            raise
+        if len(accounts) > 1:
+            middle = len(accounts) // 2
+            return await _apply(enforce, accounts[:middle]) + await _apply(enforce, accounts[middle:])
+        logger.error("accounts.not_caught_up", account="/".join(accounts[0].key), reason=describe_error(error))  # noqa: TRY400
+        return 0
 
 
 def _batches(accounts: Sequence[Account]) -> Iterator[Sequence[Account]]:

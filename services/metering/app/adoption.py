@@ -24,6 +24,7 @@ from shared.events.reading import read_json
 from shared.ids import shard_of
 from shared.log import get_logger
 from shared.outbox import Message, insert_messages
+from shared.own_records import find_own
 from shared.topic_reader import TopicReader
 from shared.topics import CHARGES, PRICE_BOOKS
 
@@ -100,7 +101,10 @@ async def _unknown_batches(
     reader: TopicReader, starts: Mapping[int, int], adopted: _Adopted
 ) -> AsyncIterator[tuple[ChargeBatch, bytes]]:
     """The batches past each shard's head, in order, each once."""
-    async for partition, offset, value in reader.read(CHARGES, starts):
+    async for record in reader.read_records(CHARGES, starts):
+        if find_own("metering", CHARGES, record) is None:
+            continue
+        partition, offset, value = record.partition, record.offset, record.value
         try:
             batch = read_batch(value or b"")
         except ValueError as error:
@@ -140,9 +144,9 @@ def _add(adopted: _Adopted, batch: ChargeBatch) -> None:
 async def _adopt_books(connection: Connection, reader: TopicReader, known: int, needed: int, now_us: int) -> None:
     """Put the books published since in force as they were, silently: what they charged is on the charge topic."""
     books: dict[int, PriceBookPublished] = {}
-    async for _, _, value in reader.read(PRICE_BOOKS, {}):
-        if value is not None:
-            book = read_json(PriceBookPublished, value)
+    async for record in reader.read_records(PRICE_BOOKS, {}):
+        if find_own("metering", PRICE_BOOKS, record) is not None:
+            book = read_json(PriceBookPublished, record.value or b"")
             books[book.version] = book
     for version in range(known + 1, max([known, needed, *books]) + 1):
         if version not in books:

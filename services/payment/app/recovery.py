@@ -9,8 +9,6 @@ charged.
 from collections.abc import Mapping
 from typing import Any
 
-import orjson
-
 from services.payment.app.facts import Cause, FactApplier
 from services.payment.balance_client import BalanceClient
 from services.payment.events import suspension_message
@@ -19,10 +17,12 @@ from services.payment.store.payments import Holder, NewPayment, insert_payments
 from services.payment.store.restores import find_unknown_orders, find_unknown_payments, suspend_agreements
 from shared.clock import parse_instant
 from shared.db import Connection, Pool, transaction
+from shared.events.payments import is_payment_event
 from shared.log import get_logger
 from shared.outbox import append_messages
+from shared.own_records import read_own_events
 from shared.restore_records import Lost, Restore, insert_lost, load_restores
-from shared.restores import Offsets, Recovery, read_own
+from shared.restores import Offsets, Recovery
 from shared.topic_reader import TopicReader
 from shared.topics import PAYMENT_EVENTS
 
@@ -40,9 +40,9 @@ class PaymentRecovery(Recovery):
     async def adopt(self, connection: Connection, restore: Restore, starts: Offsets) -> None:
         """Adopt payments of lost orders, list what was lost, and suspend automatic top-ups."""
         events: dict[str, Event] = {}
-        async for record in read_own(self._reader, PAYMENT_EVENTS, starts[PAYMENT_EVENTS]):
-            event = orjson.loads(record.value or b"")
-            events.setdefault(event["id"], event)
+        async for event in read_own_events(self._reader, "payment", PAYMENT_EVENTS, starts[PAYMENT_EVENTS]):
+            if is_payment_event(event):
+                events.setdefault(event["id"], event)
         captured = [event for event in events.values() if event["type"] == "payment.captured"]
         await self._adopt_payments(connection, captured, restore.restored_at_us)
         lost = [item for event in events.values() if (item := _lost_refund(event)) is not None]
