@@ -98,6 +98,14 @@ async def load_held_back(connection: Connection, kind: str, items: Collection[st
     return {row["item"] for row in rows}
 
 
+async def load_set_aside(connection: Connection, kind: str, items: Collection[str]) -> dict[str, SetAside]:
+    """Those of `items` that are set aside, by id."""
+    rows = await connection.fetch(
+        "select * from set_aside where kind = $1 and item = any($2::text[])", kind, list(items)
+    )
+    return {row["item"]: SetAside(*row.values()) for row in rows}
+
+
 async def release(connection: Connection, kind: str, items: Collection[str]) -> None:
     """Forget items that were done or have ended."""
     if items:

@@ -1,16 +1,18 @@
 """A resource that can't be computed is set aside: its neighbours go on, and it is charged right once it can be."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from services.metering.app import cache as cache_module
+from services.metering.app import intake as intake_module
 from services.metering.app.tick import TICK, TICK_SHARD
 from shared.clock import HOUR_US, MINUTE_US
 from shared.db import transaction
 from shared.errors import Refusal
 from shared.set_aside import list_set_aside, retry_now
-from tests.metering.meter import START_US, Meter, book, lifecycle
+from tests.metering.meter import START_US, Meter, book, lifecycle, usage
 
 TENANTS = ("acme", "bolt", "core", "dune", "echo", "flux", "gale", "hush")
 
@@ -156,3 +158,37 @@ async def test_a_resource_that_recovers_announces_its_admission_once(
 async def test_a_price_that_no_amount_can_hold_is_refused(meter: Meter, prices: dict[str, Any]) -> None:
     with pytest.raises(Refusal, match="the most that can be charged"):
         await meter.put_book(book(START_US - HOUR_US, **prices))
+
+
+JOBS = {"jobs": {"unit": "1-job", "price": "9000.0"}}
+TOO_MANY = 10**15
+
+
+async def test_many_parked_events_that_cant_be_applied_hold_up_no_other(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More of them than are read at once, or listed: what falls due behind them is applied."""
+    monkeypatch.setattr(intake_module, "DUE_EVENTS_MAX", 10)
+    await meter.put_book(book(START_US - HOUR_US, services=JOBS))
+    due_us = START_US + 20 * MINUTE_US
+    bad = [usage(f"bad-{number}", due_us, TOO_MANY, "jobs", "huge") for number in range(120)]
+    await meter.take(*bad, usage("good", due_us + MINUTE_US, 2, "jobs"))
+    async with asyncio.timeout(60):
+        await meter.reach(due_us + HOUR_US)
+    assert await meter.charged() == {("vn", "acme"): 18_000_000_000}
+    assert await meter.rows("select count(*) from set_aside where kind = 'waiting' and attempts = 1") == [(120,)]
+
+
+async def test_a_parked_event_that_cant_be_applied_is_released_to_the_dead_letters(meter: Meter) -> None:
+    await meter.put_book(book(START_US - HOUR_US, services=JOBS))
+    await meter.take(usage("bad", START_US + 20 * MINUTE_US, TOO_MANY, "jobs"))
+    await meter.reach(START_US + HOUR_US)
+    assert await aside(meter, "waiting") == ["service.usage.v1/inference/vn/bad"]
+    assert await meter.intake.release(meter.pool, ("inference/vn", "bad")) == "dead"
+    assert await aside(meter, "waiting") == []
+    assert await meter.rows("select reason, position('inference/vn/bad' in detail) from dead_letter") == [
+        ("can't be applied", 1)
+    ]
+    # Its id is free for the right one.
+    await meter.take(usage("bad", START_US + 20 * MINUTE_US, 1, "jobs"))
+    assert await meter.charged() == {("vn", "acme"): 9_000_000_000}

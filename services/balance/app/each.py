@@ -1,18 +1,17 @@
 """Loops that take items one after another: one that can't be done is set aside, and its neighbours go on."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from shared.clock import Clock
 from shared.db import Pool, is_transient, transaction
 from shared.log import get_logger
-from shared.set_aside import Pause, describe_error, list_set_aside, release, set_aside
+from shared.set_aside import Pause, describe_error, load_set_aside, release, set_aside
 
 logger = get_logger(__name__)
 
 _Item = TypeVar("_Item")
 _Done = TypeVar("_Done")
-_KNOWN_MAX: Final = 1000
 
 
 async def do_each(
@@ -29,7 +28,7 @@ async def do_each(
         return []
     now_us = clock.now_us()
     async with transaction(pool) as connection:
-        known = {item.item: item for item in await list_set_aside(connection, kind=kind, limit=_KNOWN_MAX)}
+        known = await load_set_aside(connection, kind, list(items))
     done: list[_Done] = []
     for name, item in items.items():
         if name in known and known[name].next_at_us > now_us:

@@ -7,7 +7,7 @@ import asyncpg
 
 from services.metering.app import inventory
 from services.metering.app.deletions import apply_deletions
-from services.metering.app.lifecycle import Incoming, Rules, apply_lifecycle, to_incoming
+from services.metering.app.lifecycle import Incoming, Rules, apply_lifecycle, to_incoming, waiting_record
 from services.metering.app.usage import IncomingUsage, apply_usage, to_incoming_usage
 from services.metering.app.work import Prices, open_work
 from services.metering.rules.acceptance import NO_LIMITS
@@ -24,7 +24,7 @@ from shared.events.usage import parse_usage
 from shared.ids import shard_of
 from shared.kafka import Record
 from shared.log import get_logger
-from shared.set_aside import describe_error, list_set_aside, release, set_aside
+from shared.set_aside import describe_error, release, set_aside
 from shared.topics import ENFORCEMENT_EVENTS, LIFECYCLE, USAGE
 
 logger = get_logger(__name__)
@@ -122,8 +122,7 @@ class Intake:
         """Apply parked events whose time has come; return how many. One that can't be applied is set aside."""
         now_us = self._clock.now_us()
         async with transaction(pool) as connection:
-            held = [item.item for item in await list_set_aside(connection, kind=WAITING) if item.next_at_us > now_us]
-            due = await event_store.load_due(connection, now_us, DUE_EVENTS_MAX, held)
+            due = await event_store.load_due(connection, WAITING, now_us, DUE_EVENTS_MAX)
         await self._release_each(pool, due)
         return len(due)
 
@@ -147,22 +146,38 @@ class Intake:
                 await set_aside(connection, WAITING, _name(due[0]), describe_error(error), self._clock.now_us())
 
     async def release(self, pool: Pool, key: EventKey) -> str:
-        """Apply waiting events by an operator's word, without sanity limits; return what became of them."""
+        """Apply waiting events by an operator's word, without sanity limits; return what became of them.
+
+        What can't be applied is "dead" from then on: it is mended or closed as such.
+        """
         for attempt in range(RACES_MAX):
             try:
                 async with transaction(pool) as connection:
-                    waiting = await event_store.find_waiting(connection, key)
-                    if not waiting:
-                        raise Refusal("waiting-event-not-found", f"no event {key[0]}/{key[1]} waits here", status=404)
+                    waiting = await _require_waiting(connection, key)
                     await self._apply_waiting(connection, waiting, replace(self.rules, limits=NO_LIMITS))
                     still = await event_store.find_waiting(connection, key)
             except (TransientFault, asyncpg.UniqueViolationError):
                 # Another transaction took the resource or the id meanwhile: look again.
                 if attempt + 1 == RACES_MAX:
                     raise
+            except Exception as error:
+                if isinstance(error, Refusal) or is_transient(error):
+                    raise
+                await self._bury_waiting(pool, key, describe_error(error))
+                return "dead"
             else:
                 return still[0].state if still else "applied"
         raise AssertionError("the last attempt returns or raises")
+
+    async def _bury_waiting(self, pool: Pool, key: EventKey, detail: str) -> None:
+        async with transaction(pool) as connection:
+            for item in await event_store.find_waiting(connection, key):
+                if item.topic == ENFORCEMENT_EVENTS:
+                    continue
+                await event_store.delete_waiting(connection, item.topic, [key])
+                await release(connection, WAITING, [_name(item)])
+                dead = DeadRecord(waiting_record(item), "can't be applied", f"{key[0]}/{key[1]}: {detail}")
+                await insert_dead_letters(connection, [dead], self._clock.now_us())
 
     async def _apply_waiting(self, connection: Connection, waiting: Sequence[WaitingEvent], rules: Rules) -> None:
         usage = [to_incoming_usage(item) for item in waiting if item.topic == USAGE]
@@ -191,6 +206,13 @@ class Intake:
         for item in late:
             logger.warning("intake.pending", region=item.region, resource=item.resource_id, waits=item.reason)
         return len(late)
+
+
+async def _require_waiting(connection: Connection, key: EventKey) -> list[WaitingEvent]:
+    waiting = await event_store.find_waiting(connection, key)
+    if not waiting:
+        raise Refusal("waiting-event-not-found", f"no event {key[0]}/{key[1]} waits here", status=404)
+    return waiting
 
 
 def _by_source(item: tuple[InventoryObserved, Record]) -> tuple[str, str]:

@@ -98,7 +98,6 @@ class ReadUntil:
                 while self._clock.now_us() == self._mark_us:
                     await asyncio.sleep(TEST_POLL_SECONDS)
             moved = await self.advance()
-            self._fault = ""
             if not (moved and self._clock.is_test):
                 await asyncio.sleep(self._ask_seconds)
 
@@ -109,12 +108,14 @@ class ReadUntil:
         self._guard.look()
         if self._guard.jumps != jumps:
             # The instant was read on a clock that the ticks would not trust.
+            self._fault = ""
             return False
         async with self._pool.acquire(timeout=30) as connection:
             # What was parked until its time is read, but applied only a moment after it is due.
             first_due_us = await load_first_due(connection, at_us)
             known_us = at_us if first_due_us is None else min(at_us, first_due_us)
             self._mark_us = await reading_store.move_read_until(connection, known_us, self._clock.now_us())
+        self._fault = "" if known_us == at_us else f"a parked event due since {format_instant(known_us)} is not applied"
         self._show()
         self.moved.set()
         return known_us == at_us

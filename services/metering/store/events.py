@@ -157,17 +157,20 @@ async def load_amendments(connection: Connection, topic: str, targets: Collectio
     return [_waiting(row) for row in rows]
 
 
-async def load_due(connection: Connection, now_us: int, limit: int, left_out: Sequence[str] = ()) -> list[WaitingEvent]:
-    """Parked events whose time has come; `left_out` are set aside (topic/source/id)."""
+async def load_due(connection: Connection, kind: str, now_us: int, limit: int) -> list[WaitingEvent]:
+    """Parked events whose time has come, without those that are set aside under `kind` (topic/source/id)."""
     rows = await connection.fetch(
         f"""
-        select {_WAITING} from waiting_event
-        where due_at <= $1 and not (topic || '/' || source || '/' || event_id = any($3::text[]))
-        order by due_at, topic, source, event_id limit $2
+        select {_OF_W} from waiting_event w
+        where w.due_at <= $2 and not exists (
+          select from set_aside s
+          where s.kind = $1 and s.item = w.topic || '/' || w.source || '/' || w.event_id and s.next_at > $2
+        )
+        order by w.due_at, w.topic, w.source, w.event_id limit $3
         """,  # noqa: S608 - fixed column names
+        kind,
         now_us,
         limit,
-        list(left_out),
     )
     return [_waiting(row) for row in rows]
 
