@@ -159,7 +159,8 @@ class OffsetConsumer:
                 await self._fetch(consumer, queues)
         except BaseExceptionGroup as faults:
             # What stops one lane stops them all; the first cause tells what to do about it.
-            raise faults.exceptions[0] from faults
+            # Not from the group: an error whose cause holds the error itself is a circle.
+            raise faults.exceptions[0] from None
 
     async def _fetch(self, consumer: AIOKafkaConsumer, queues: Sequence[asyncio.Queue[_Handed]]) -> None:
         """Hand each lane its part of every poll; one that is full is waited for."""

@@ -59,15 +59,20 @@ def _redact_values(_logger: object, _method: str, event: structlog.typing.EventD
 
 def _format_exception(exc_info: _ExcInfo) -> str:
     """A traceback as Python writes it, oldest cause first, with each error described without values."""
+    return _format_chain(exc_info[1], set())
+
+
+def _format_chain(error: BaseException | None, seen: set[int]) -> str:
+    """An error and what led to it, each once: an error that left a group may name the group as its cause."""
     parts: list[str] = []
-    error: BaseException | None = exc_info[1]
     for _ in range(_CHAIN_MAX):
-        if error is None:
+        if error is None or id(error) in seen:
             break
+        seen.add(id(error))
         frames = "".join(traceback.format_tb(error.__traceback__))
         parts.append(f"Traceback (most recent call last):\n{frames}{describe_safely(error)}")
         if isinstance(error, BaseExceptionGroup):
-            parts += [_format_exception((type(one), one, one.__traceback__)) for one in error.exceptions]
+            parts += [text for one in error.exceptions if (text := _format_chain(one, seen))]
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return "\n\nwhich led to:\n\n".join(reversed(parts))
 

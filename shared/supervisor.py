@@ -63,15 +63,11 @@ class Supervisor:
             except asyncio.CancelledError:
                 if self._stopping:
                     raise
-                # Something within was cancelled, as aiokafka does to its routines when the broker is away: a fault.
+                # Something within was cancelled, as libraries do with their own tasks: a fault.
                 state.error = "cancelled from within"
-                logger.warning("loop.fault", loop=name, error=state.error, exc_info=True)
-            except Exception as error:
-                state.error = repr(error)[:500]
-                if is_transient(error):
-                    logger.warning("loop.fault", loop=name, error=state.error)
-                else:
-                    logger.exception("loop.failed", loop=name)
+                logger.warning("loop.fault", loop=name, error=state.error)
+            except Exception as error:  # noqa: BLE001 - whatever ends a loop, it starts again
+                state.error = _report(name, error)
             state.running = False
             state.failures += 1
             if time.monotonic() - started > STEADY_SECONDS:
@@ -85,3 +81,17 @@ class Supervisor:
     def problems(self) -> dict[str, str]:
         """The loops that do not run now, with their last error."""
         return {name: state.error or "starting" for name, state in self.states.items() if not state.running}
+
+
+def _report(name: str, error: Exception) -> str:
+    """Log why a loop failed, and answer it. What can't be written down must not keep the loop from starting again."""
+    text = type(error).__name__
+    try:
+        text = repr(error)[:500]
+        if is_transient(error):
+            logger.warning("loop.fault", loop=name, error=text)
+        else:
+            logger.error("loop.failed", loop=name, exc_info=error)
+    except Exception as fault:  # noqa: BLE001 - whatever describing an error makes of it
+        logger.error("loop.failed", loop=name, error=text, not_written=type(fault).__name__)  # noqa: TRY400 - it failed
+    return text

@@ -2,7 +2,7 @@
 
 import logging
 
-from shared.log import QUIET_SECONDS, OncePerKind
+from shared.log import QUIET_SECONDS, OncePerKind, _format_exception
 
 
 class Clock:
@@ -45,3 +45,17 @@ def test_kinds_loggers_and_our_own_lines_do_not_hide_each_other() -> None:
         assert quiet.filter(record("shared.consumer", "consumer.retry"))
     clock.now = QUIET_SECONDS
     assert quiet.filter(record("aiokafka.client", "Unable to update metadata from %s", 3))
+
+
+def test_an_error_that_came_out_of_a_group_and_names_it_as_its_cause_is_written_once() -> None:
+    """Such a circle once ended the loops of all consumers: the error of a broker that stood still."""
+    try:
+        try:
+            raise ExceptionGroup("lanes", [ValueError("the first lane"), KeyError("the second")])  # noqa: TRY301
+        except ExceptionGroup as group:
+            raise group.exceptions[0] from group
+    except ValueError as error:
+        text = _format_exception((ValueError, error, error.__traceback__))
+    assert text.count("ValueError: the first lane") == 1
+    assert text.count("KeyError: 'the second'") == 1
+    assert "ExceptionGroup: lanes (2 sub-exceptions)" in text

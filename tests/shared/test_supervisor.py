@@ -10,9 +10,33 @@ from shared.supervisor import Supervisor
 from tests.support.eventually import eventually
 
 
+class UnspeakableError(Exception):
+    def __repr__(self) -> str:
+        raise RecursionError("maximum recursion depth exceeded")
+
+
+async def test_a_loop_whose_error_cannot_be_written_down_is_started_again() -> None:
+    """Behind a frozen broker all consumers stayed away for good, for their error's traceback was a circle."""
+    starts = 0
+
+    async def consume() -> None:
+        nonlocal starts
+        starts += 1
+        if starts == 1:
+            raise UnspeakableError
+        await asyncio.sleep(3600)
+
+    supervisor = Supervisor({"consumer": consume})
+    running = asyncio.create_task(supervisor.run())
+    await eventually(lambda: starts == 2, timeout_seconds=5, what="the loop is started again")
+    assert supervisor.states["consumer"].error == "UnspeakableError"
+    os.kill(os.getpid(), signal.SIGTERM)
+    await running
+
+
 @pytest.mark.parametrize("what", ["something awaited", "the task itself"])
 async def test_a_loop_that_is_cancelled_from_within_is_started_again(what: str) -> None:
-    """A broker that freezes can make aiokafka end its routines by a CancelledError, which comes out of the loop."""
+    """A CancelledError that a library's own task ends with comes out of the loop like any error."""
     starts = 0
 
     async def consume() -> None:
