@@ -1,6 +1,7 @@
 """`tollkeeper dead`: records that could not be understood, over all services."""
 
 import base64
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,11 @@ def list_dead(
         named = " ".join(f"{name} {letter[name]}" for name in ("source", "id", "tenant_id") if letter.get(name))
         about = f"{named}, " if named else ""
         say(printable(f"{told} ({about}{letter['value_bytes']} bytes, {letter['died_at']})"))
-    say(f"{len(letters)} dead letters")
+    counts = Counter(letter["service"] for letter in letters)
+    if more := [name for name, count in counts.items() if count == limit]:
+        say(f"the first {len(letters)} dead letters; there may be more in {', '.join(more)}: --limit {10 * limit}")
+    else:
+        say(f"{len(letters)} dead letters")
 
 
 @dead.command("show")

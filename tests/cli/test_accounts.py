@@ -151,6 +151,7 @@ def test_dead_letters_of_all_services_are_listed_and_replayed(
     shown = tollkeeper("dead", "list").out
     assert "2 dead letters" in shown
     assert "\x1b[31m" not in shown
+    assert "there may be more in metering, enforcement: --limit 10" in tollkeeper("dead", "list", "--limit", 1).out
 
     replay = "/v1/dead-letters/ab-topic-0-1/replay"
     fakes.metering.on("POST", replay, {"status": "replayed"})
