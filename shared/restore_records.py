@@ -171,11 +171,15 @@ async def find_last_restore(connection: Connection) -> int | None:
 
 
 async def confirm_restores(connection: Connection, incarnation: int, actor: str, reason: str, now_us: int) -> int:
-    """Confirm a restore and those before it; answer how many were not confirmed."""
+    """Confirm a restore and those before it; answer how many were not confirmed.
+
+    An incarnation that never was confirms none: whoever heard of it would take restores to come for confirmed.
+    """
     status = await connection.execute(
         """
         update restore_record set confirmed_at = $2, confirmed_by = $3, confirm_reason = $4
         where incarnation <= $1 and confirmed_at is null
+          and exists (select from restore_record r where r.incarnation = $1)
         """,
         incarnation,
         now_us,

@@ -16,7 +16,7 @@ from shared.topics import SERVICE_EVENTS
 
 # What is known now of lost items, in their order: None where there is nothing to compare with.
 LoadPresent = Callable[[Connection, Sequence[Lost]], Awaitable[Sequence[Mapping[str, Any] | None]]]
-Incarnation = Annotated[int, Path(ge=1)]
+Incarnation = Annotated[int, Path(ge=1, lt=2**22)]
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -56,7 +56,7 @@ def restore_routes(
         async with transaction(pool) as connection:
             if not await confirm_restores(connection, incarnation, word.actor, word.reason, now_us):
                 raise Refusal(
-                    "no-open-restore", f"{service} has no unconfirmed restore up to {incarnation}", status=404
+                    "no-open-restore", f"{service} has no restore {incarnation} that is not confirmed", status=404
                 )
             await ensure_partitions(connection, "outbox", now_us)
             await append_messages(connection, [_confirmed_message(service, incarnation, word, now_us)], now_us)

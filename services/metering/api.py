@@ -66,7 +66,7 @@ class CloseRequest(OperatorWord):
 class ResendRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
-    from_seq: Annotated[int, Field(ge=1)]
+    from_seq: Annotated[int, Field(ge=1, le=2**63 - 1)]
 
 
 class MeteringApi:

@@ -17,7 +17,7 @@ from shared.events.charges import compress
 from shared.kafka import open_producer
 from shared.outbox import Message, Relay, append_messages, keep_topic_layout
 from shared.own_records import OwnRecord, find_own
-from shared.restore_records import Restore, load_restores
+from shared.restore_records import Restore, confirm_restores, insert_restore, load_restores
 from shared.restores import Offsets, Recovery, Restores
 from shared.topic_reader import FoundRecord, TopicReader
 from shared.topics import (
@@ -302,3 +302,12 @@ def test_a_stranger_is_told_from_a_relay(topic: str, headers: tuple[tuple[str, b
 def test_a_batch_is_its_relays_by_its_own_place() -> None:
     record = FoundRecord(0, 0, compress(b'{"shard":5,"seq":7}'), {"stream": b"5", "seq": b"7"})
     assert find_own("metering", CHARGES, record) == OwnRecord(5, 7, None)
+
+
+async def test_a_restore_that_never_was_is_not_confirmed(place: Place) -> None:
+    """An operator's typo: restores to come would be taken for confirmed."""
+    async with place.life() as life, transaction(life.pool) as connection:
+        await insert_restore(connection, Restore(1, "set back", life.clock.now_us(), None))
+        for incarnation, confirmed in ((2, 0), (100, 0), (1, 1), (1, 0)):
+            now_us = life.clock.now_us()
+            assert await confirm_restores(connection, incarnation, "sre", "looked", now_us) == confirmed
