@@ -122,7 +122,7 @@ class BalanceApi:
         region: RegionName,
         tenant_id: TenantId,
         body: AdjustmentBody,
-        idempotency_key: Annotated[str, Header(min_length=1, max_length=200)],
+        idempotency_key: Annotated[Identifier, Header()],
     ) -> dict[str, Any]:
         """Credit or debit by an operator's hand, once per Idempotency-Key."""
         if body.amount_micros == 0:

@@ -10,10 +10,10 @@ from services.balance.app.grants import GrantRequest, Grants, Standing
 from services.balance.app.vouchers import VoucherRequest, Vouchers
 from services.balance.store.grants import StoredGrant
 from shared.clock import format_instant
-from shared.events.cloudevents import Instant, RegionName, TenantId
+from shared.events.cloudevents import Identifier, Instant, RegionName, TenantId
 from shared.operators import Actor, Reason
 
-Key = Annotated[str, Header(alias="Idempotency-Key", min_length=1, max_length=200)]
+Key = Annotated[Identifier, Header(alias="Idempotency-Key")]
 Amount = Annotated[int, Field(strict=True, gt=0, le=OPERATOR_AMOUNT_MICROS_MAX)]
 Priority = Annotated[int, Field(strict=True, ge=0, le=1000)]
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Annotated, Any
 
 import orjson
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.metering.app.books import publish_book
@@ -61,6 +61,9 @@ class CloseRequest(OperatorWord):
     kind: Words
     source: Words
     event_id: Words
+
+
+Shard = Annotated[int, Path(ge=0, le=2**31 - 1)]
 
 
 class ResendRequest(BaseModel):
@@ -308,7 +311,7 @@ class MeteringApi:
         logger.warning("contradiction.closed", kind=request.kind, resource=request.resource_id, actor=request.actor)
         return {"status": "closed"}
 
-    async def resend(self, shard: int, request: ResendRequest) -> dict[str, int]:
+    async def resend(self, shard: Shard, request: ResendRequest) -> dict[str, int]:
         """Send a shard's stream again from a sequence number on."""
         async with transaction(self._pool) as connection:
             messages = await resend(connection, shard, request.from_seq)

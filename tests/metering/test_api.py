@@ -5,6 +5,7 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
 
 from services.metering.api import MeteringApi
 from services.metering.app.gauges import refresh_gauges
@@ -18,6 +19,7 @@ from shared.http import create_api
 from shared.topics import LIFECYCLE
 from shared.watermarks import Watermarks
 from tests.metering.meter import START_US, Meter, book, lifecycle, usage
+from tests.support.hostile_requests import find_faults
 
 
 class _Relay:
@@ -43,7 +45,9 @@ async def client(meter: Meter) -> AsyncIterator[httpx.AsyncClient]:
     )
     api = create_api("metering", readiness=dict)
     api.include_router(routes.router)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(api), base_url="http://metering") as made:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(api, raise_app_exceptions=False), base_url="http://metering"
+    ) as made:
         yield made
 
 
@@ -140,3 +144,12 @@ async def test_what_has_no_price_is_listed_and_counted(meter: Meter, client: htt
     assert (UNPRICED._value.get(), UNPRICED_RESOURCES._value.get()) == (3, 1)
     await meter.put_book(book(START_US - HOUR_US, services={"tokenz": {"unit": "image", "price": "1"}}))
     assert [item["sku"] for item in (await client.get("/v1/unpriced")).json()["unpriced"]] == ["a30"]
+
+
+async def test_no_input_is_answered_with_a_fault(meter: Meter, client: httpx.AsyncClient) -> None:
+    await meter.put_book(book(START_US - HOUR_US, gpu={"a30": "0.6"}))
+    await meter.take(lifecycle("container.created", "one", START_US, gpu_sku="a30", gpu_count=1))
+    with structlog.testing.capture_logs():
+        count, faults = await find_faults(client, (await client.get("/openapi.json")).json())
+    assert not faults, "\n".join(faults)
+    assert count > 300

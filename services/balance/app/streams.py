@@ -106,7 +106,7 @@ class Streams:
     async def mend(self, shard: int, seq: int, value: bytes, actor: str, reason: str) -> Decided:
         """Post another batch in place of the one that a stream stopped at or waits for. Raises Refusal."""
         batch = _read_mended(value, shard, seq)
-        mended = self._poster.read(compress(batch.model_dump_json().encode()))
+        mended = self._read(batch)
         if mended.fault is not None:
             raise Refusal("batch-refused", mended.fault, status=422)
         return await self._replace("mended", mended, actor, reason)
@@ -125,8 +125,14 @@ class Streams:
             accounts=[],
             lines=ChargeLines(**{name: [] for name in ChargeLines.model_fields}),
         )
-        empty = self._poster.read(compress(nothing.model_dump_json().encode()))
+        empty = self._read(nothing)
         return await self._replace("skipped", empty, actor, reason, told)
+
+    def _read(self, batch: ChargeBatch) -> Arrival:
+        try:
+            return self._poster.read(compress(batch.model_dump_json().encode()))
+        except ValueError as error:
+            raise Refusal("batch-refused", str(error), status=422) from error
 
     async def _replace(
         self,
