@@ -19,7 +19,7 @@ from shared.clock import Clock
 from shared.db import Connection, Pool, is_transient, transaction
 from shared.dead_letters import DeadRecord, insert_dead_letters, lock_dead_letter, mark_replayed
 from shared.errors import Corruption, RecordError, Refusal, TollkeeperError, TransientFault
-from shared.kafka import Record, describe_topics
+from shared.kafka import Record, describe_topics, describe_with
 from shared.lenient_records import read_any_header_name
 from shared.log import get_logger
 from shared.set_aside import describe_error
@@ -29,6 +29,8 @@ logger = get_logger(__name__)
 RACES_MAX = 5
 # How long a partition that was added to a topic may go unread.
 METADATA_AGE_SECONDS = 4
+# How soon it is noticed that a topic was deleted and made anew.
+TOPICS_SECONDS = 5.0
 _LOAD_POSITIONS_SECONDS = 5
 
 # (topic without prefix, topic id, partition)
@@ -156,6 +158,7 @@ class OffsetConsumer:
             async with asyncio.TaskGroup() as tasks:
                 for number, queue in enumerate(queues):
                     tasks.create_task(self._apply_lane(queue), name=f"consumer lane {number}")
+                tasks.create_task(self._watch_topics(consumer), name="consumer topics")
                 await self._fetch(consumer, queues)
         except BaseExceptionGroup as faults:
             # What stops one lane stops them all; the first cause tells what to do about it.
@@ -198,6 +201,21 @@ class OffsetConsumer:
                 await self._apply_until_done(handed.records)
             if handed.positions:
                 await self._retry_transient(lambda: self._advance(handed.positions))  # noqa: B023 - awaited here
+
+    async def _watch_topics(self, consumer: AIOKafkaConsumer) -> None:
+        """Raise TransientFault once a topic was made anew: it holds other records at the offsets read from now on."""
+        names = [self._prefix + topic for topic in self.topics]
+        while True:
+            await asyncio.sleep(TOPICS_SECONDS)
+            try:
+                described = await describe_with(consumer._client, names)  # noqa: SLF001 - a connection that is there
+            except (KafkaError, TimeoutError, OSError):
+                # The broker is away; whoever fetches says so.
+                continue
+            for topic in self.topics:
+                found = described.get(self._prefix + topic)
+                if found is not None and found.topic_id != self._topic_ids[topic]:
+                    raise TransientFault(f"{topic} was made anew; starting again at its first record")
 
     async def _check_progress(self, consumer: AIOKafkaConsumer) -> None:
         """A consumer that receives nothing although there is something must be started again (aiokafka issue 1037)."""
