@@ -88,7 +88,7 @@ class PaymentApi:
             save_card=body.save_card,
             payer_ip=request.client.host if request.client else "127.0.0.1",
         )
-        return describe_order(await self._topups.create(wish), self._rates.settings.public_url)
+        return describe_order(await self._topups.create_for_customer(wish), self._rates.settings.public_url)
 
     async def order(self, order_id: Identifier) -> dict[str, Any]:
         return describe_order(await self._topups.load(order_id), self._rates.settings.public_url)

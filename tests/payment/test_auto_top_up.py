@@ -392,3 +392,15 @@ async def test_many_open_outcomes_do_not_stand_before_a_new_one(
     bank.captured.clear()
     wait(shop)
     assert await shop.service.auto_top_ups.resume() == 2
+
+
+async def test_an_order_that_is_named_like_an_attempt_is_never_charged_by_itself(shop: Shop, bank: Bank) -> None:
+    """A customer opens a page for five million under the key of the next attempt, and leaves it; the cap is 900,000."""
+    wish = shop.request("5000000", idempotency_key="auto-top-up/1")
+    with pytest.raises(Refusal, match="idempotency-key-reserved"):
+        await shop.service.topups.create_for_customer(wish)
+    # Were it there all the same, it is not taken for the attempt's order.
+    named = await shop.service.topups.create(wish)
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert (bank.charges, await attempts(shop), await shop.state(named)) == ([], [], "pending")
+    assert await shop.rows("select kind, item from set_aside") == [("auto-top-up", "vn/acme")]

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypedDict
 
 from services.payment.app.facts import Cause, FactApplier
-from services.payment.app.topups import TopUpRequest, TopUps
+from services.payment.app.topups import AUTOMATIC_KEYS, TopUpRequest, TopUps
 from services.payment.balance_client import BalanceClient
 from services.payment.events import suspension_message
 from services.payment.metrics import AUTO_TOP_UPS
@@ -252,7 +252,7 @@ class AutoTopUps:
                 return None
             number = await load_last_attempt_number(connection, region, tenant_id) + 1
             amount = format_micros(decision.amount_micros)
-            request = TopUpRequest(region, tenant_id, amount, currency, PROVIDER, f"auto-top-up/{number}")
+            request = TopUpRequest(region, tenant_id, amount, currency, PROVIDER, f"{AUTOMATIC_KEYS}{number}")
             await self._topups.insert(connection, request)
             await mark_attempted(connection, request.order_id)
             attempt = Attempt(now_us, decision.amount_micros, "open")
@@ -365,7 +365,7 @@ class AutoTopUps:
 
     async def _invite(self, attempt: StoredAttempt, order: StoredOrder) -> str | None:
         """Open a page where the customer pays the same amount on session; None where none can be had now."""
-        key = f"auto-top-up/{attempt.number}/on-session"
+        key = f"{AUTOMATIC_KEYS}{attempt.number}/on-session"
         amount = format_micros(order.amount_micros)
         request = TopUpRequest(
             order.region, order.tenant_id, amount, order.currency, PROVIDER, key, save_card=True, payer_ip="127.0.0.1"

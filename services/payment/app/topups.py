@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Final
 
 import orjson
 
@@ -27,6 +28,9 @@ from shared.db import Connection, transaction
 from shared.errors import Refusal
 from shared.ids import content_hash, fact_id, shard_of
 from shared.money import AMOUNT_MICROS_MAX, parse_micros
+
+# Keys that begin so name the charges of saved cards. No customer's do: the card would be charged for that order.
+AUTOMATIC_KEYS: Final = "auto-top-up/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,13 @@ class TopUps:
         self._providers = providers
         self._applier = applier
 
+    async def create_for_customer(self, request: TopUpRequest) -> StoredOrder:
+        """As `create`, by a key of the customer's own. Raises Refusal for one that belongs to automatic top-up."""
+        if request.idempotency_key.startswith(AUTOMATIC_KEYS):
+            detail = f"an Idempotency-Key does not begin with {AUTOMATIC_KEYS}: use another one"
+            raise Refusal("idempotency-key-reserved", detail, status=422)
+        return await self.create(request)
+
     async def create(self, request: TopUpRequest) -> StoredOrder:
         """Make an order with its page, once per Idempotency-Key; a repeat goes on where the last attempt ended.
 
@@ -123,18 +134,20 @@ class TopUps:
     async def commit_order(self, request: TopUpRequest) -> StoredOrder:
         """The order of a request, committed now or before. Raises Refusal for a key that named something else."""
         async with transaction(self.rates.pool) as connection:
-            found = await self.insert(connection, request)
-        if found.request_hash != request.request_hash:
-            raise Refusal("idempotency-key-reused", "this Idempotency-Key was used with another body")
-        return found
+            return await self.insert(connection, request)
 
     async def insert(self, connection: Connection, request: TopUpRequest) -> StoredOrder:
-        """The order of a request, inserted now or before. Raises Refusal for what can't be ordered."""
+        """The order of a request, inserted now or before. Raises Refusal for what can't be ordered.
+
+        So it does for a key that named something else: no order is taken for one of other terms.
+        """
         found = await load_order(connection, request.order_id)
         if found is None:
             await insert_order(connection, await self._agree(connection, request))
             found = await load_order(connection, request.order_id)
             assert found is not None, "it was inserted now or by somebody else"
+        if found.request_hash != request.request_hash:
+            raise Refusal("idempotency-key-reused", "this Idempotency-Key was used with another body")
         return found
 
     async def _agree(self, connection: Connection, request: TopUpRequest) -> NewOrder:
