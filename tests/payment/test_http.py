@@ -120,6 +120,12 @@ async def test_a_key_is_needed_and_bodies_are_json(desk: Desk) -> None:
     assert (await desk.client.post("/v1/top-ups", json=[], headers=KEY)).status_code == 422
 
 
+async def test_a_key_of_automatic_top_up_is_no_customers(desk: Desk) -> None:
+    answer = await desk.client.post("/v1/top-ups", json=TOP_UP, headers={"Idempotency-Key": "auto-top-up/1"})
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:tollkeeper:problem:idempotency-key-reserved")
+    assert await desk.shop.rows("select count(*) from payment_order") == [(0,)]
+
+
 async def test_parts_out_of_reach_are_503_and_refusals_say_why(desk: Desk) -> None:
     desk.shop.balance.down = True
     answer = await desk.client.post("/v1/top-ups", json=TOP_UP, headers=KEY)
