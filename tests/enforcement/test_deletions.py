@@ -7,6 +7,8 @@ import pytest
 from services.enforcement.app.commanding import Commanding
 from services.enforcement.clients.balance import BalanceClient, RedemptionAnswer
 from services.enforcement.positions import Ends, Positions
+from services.enforcement.rules.deletion import Grace
+from services.enforcement.settings import Settings
 from shared.clock import SECOND_US, format_instant
 from shared.topics import COMMANDS, ENFORCEMENT_EVENTS
 from tests.enforcement.conftest import START_US, Open
@@ -327,3 +329,17 @@ async def check_commands(balance: FakeBalance, commands: list[dict[str, object]]
         data = command["data"]
         assert isinstance(data, dict)
         assert (data["permit_id"], command["subject"]) in balance.redeemed
+
+
+async def test_a_longer_grace_period_holds_for_cases_that_are_open_and_ends(
+    open_world: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Balance asks for today's: a case that named its old due time would be refused for ever."""
+    world = await open_due(open_world, "vol-1")
+    monkeypatch.setattr(Settings, "grace_of", lambda _self, _region: Grace(2 * GRACE_US // SECOND_US))
+    await examine(world)
+    assert [case["state"] for case in await world.cases()] == ["frozen"]
+    assert await world.deleted() == []
+    world.move(GRACE_US / SECOND_US)
+    await examine(world)
+    assert await world.deleted() == ["vol-1"]

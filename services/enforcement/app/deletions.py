@@ -23,6 +23,7 @@ from services.enforcement.store.cases import claim_due_case, load_cases, pause_c
 from services.enforcement.store.doubts import note_doubt
 from services.enforcement.store.resources import load_live
 from services.enforcement.store.targets import insert_targets, load_targets
+from shared.clock import SECOND_US
 from shared.db import is_transient, transaction
 from shared.errors import TransientFault
 from shared.log import get_logger
@@ -108,7 +109,10 @@ class Deletions:
         if objections:
             return await self._freeze(case, objections, evidence)
         try:
-            permit = await self._balance.ask_permit(case.key, case.negative_since_us, case.due_at_us)
+            # A region's grace period may have become longer than it was when the case began: balance goes by today's.
+            grace_us = settings.grace_of(case.key.region).grace_seconds * SECOND_US
+            due_at_us = max(case.due_at_us, case.negative_since_us + grace_us)
+            permit = await self._balance.ask_permit(case.key, case.negative_since_us, due_at_us)
             targets = await self._commanding.begin(case, permit, evidence)
             return await self._carry_out(case, permit.permit_id, [target.resource_id for target in targets])
         except RefusedError as error:
