@@ -139,3 +139,16 @@ class JumpDetector:
         passed_us = round((now[1] - self._last[1]) * SECOND_US)
         self._last = now
         return moved_us - passed_us
+
+
+class ClockTrust:
+    """Whether a clock ran as monotonic time did since this process began. One that jumped is not trusted again."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._detector = JumpDetector(clock)
+        self._holds = True
+
+    def look(self) -> bool:
+        """Whether nothing that only time allows, such as forgetting, has to wait for an operator and a restart."""
+        self._holds = self._holds and abs(self._detector.jump_us()) <= HOUR_US
+        return self._holds

@@ -21,7 +21,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from prometheus_client import Gauge
 
-from shared.clock import DAY_US, HOUR_US, Clock, JumpDetector
+from shared.clock import DAY_US, Clock, ClockTrust
 from shared.db import (
     Connection,
     Pool,
@@ -172,7 +172,7 @@ class Relay:
         self._idle_seconds = idle_seconds
         self._linger_seconds = linger_seconds
         self._may_destroy = may_destroy
-        self._trust = _ClockTrust(clock)
+        self._trust = ClockTrust(clock)
         self._woken = asyncio.Event()
         self._ensured_day: object = None
         self._dropped_day: object = None
@@ -250,14 +250,14 @@ class Relay:
     async def _housekeep(self, connection: Connection) -> None:
         now_us = self._clock.now_us()
         today = day_of(now_us)
-        self._trust.look()
+        is_trusted = self._trust.look()
         if self._ensured_day != today:
             await ensure_partitions(connection, "outbox", now_us)
             self._ensured_day = today
         if self._dropped_day == today:
             return
         self._dropped_day = today
-        if not self._trust.holds or (self._may_destroy is not None and not await self._may_destroy()):
+        if not is_trusted or (self._may_destroy is not None and not await self._may_destroy()):
             logger.warning("outbox.partitions_kept", reason="the clock is not trusted")
             return
         dropped = await drop_partitions(connection, "outbox", now_us - KEPT_DAYS * DAY_US, keep_days=KEPT_DAYS)
@@ -360,18 +360,6 @@ class Relay:
             [partition for _, partition in sorted(offsets)],
             [offsets[key] for key in sorted(offsets)],
         )
-
-
-class _ClockTrust:
-    """Whether a clock ran as monotonic time did since this process began. One that jumped is not trusted again."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._detector = JumpDetector(clock)
-        self.holds = True
-
-    def look(self) -> None:
-        if abs(self._detector.jump_us()) > HOUR_US:
-            self.holds = False
 
 
 class _Progress:

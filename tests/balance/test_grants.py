@@ -256,6 +256,8 @@ async def test_guessing_is_bounded_and_tells_nothing(books: Books) -> None:
     books.clock.set(START_US + HOUR_US)
     with pytest.raises(Refusal, match="voucher-used-up"):
         await books.vouchers.redeem("vn", "acme", "REAL-CODE-1")
+    # Finding: balance, what grows without bound: the hours before are forgotten.
+    assert await books.rows("select hour from voucher_guess where tenant_id = 'acme'") == [(START_US + HOUR_US,)]
 
 
 async def test_a_voucher_that_is_over_is_refused_but_a_repeat_answers_what_was_given(books: Books) -> None:

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from services.payment.app.upkeep import Upkeep
 from services.payment.rules.facts import Declined, Expired, Money, Paid, Refunded
 from shared.clock import MINUTE_US, SECOND_US
 from shared.errors import TransientFault
@@ -168,7 +169,12 @@ async def test_old_facts_of_other_peoples_payments_are_forgotten(shop: Shop) -> 
     await shop.service.upkeep.tidy()
     assert await shop.rows("select count(*) from early_fact") == [(1,)]
     shop.clock.set(shop.clock.now_us() + 91 * 86_400 * SECOND_US)
+    # A clock that jumped may be wrong: what it says is over is kept, until a process began with it.
     await shop.service.upkeep.tidy()
+    assert await shop.rows("select count(*) from early_fact") == [(1,)]
+    service = shop.service
+    restarted = Upkeep(service.pool, shop.clock, service.upkeep._balance, service.upkeep._settings)
+    await restarted.tidy()
     assert await shop.rows("select count(*) from early_fact") == [(0,)]
 
 

@@ -65,7 +65,7 @@ create table voucher_redemption (
   primary key (voucher_id, account_id)
 );
 
--- Codes that were none, per tenant and hour: guessing is bounded.
+-- Codes that were none, per tenant in its last hour with one: guessing is bounded, and so is this table.
 create table voucher_guess (
   region text not null,
   tenant_id text not null,
@@ -86,3 +86,4 @@ end $$;
 grant select, insert on promotional_grant, voucher, voucher_redemption to tollkeeper_app;
 grant update (redemptions) on voucher to tollkeeper_app;
 grant select, insert, update on grant_standing, grant_checkpoint, voucher_guess to tollkeeper_app;
+grant delete on voucher_guess to tollkeeper_app;

@@ -109,15 +109,20 @@ async def count_guess(connection: Connection, region: str, tenant_id: str, hour_
 
 
 async def lock_guesses(connection: Connection, region: str, tenant_id: str, hour_us: int) -> int:
-    """How many codes of an hour were none, locked: a tenant's codes are looked at one after another."""
-    return int(
-        await connection.fetchval(
-            """
-            insert into voucher_guess (region, tenant_id, hour, guesses) values ($1, $2, $3, 0)
-            on conflict (region, tenant_id, hour) do update set guesses = voucher_guess.guesses returning guesses
-            """,
-            region,
-            tenant_id,
-            hour_us,
-        )
+    """How many codes of an hour were none, locked: a tenant's codes are looked at one after another.
+
+    Its earlier hours bound nothing any more and go.
+    """
+    guesses: int = await connection.fetchval(
+        """
+        insert into voucher_guess (region, tenant_id, hour, guesses) values ($1, $2, $3, 0)
+        on conflict (region, tenant_id, hour) do update set guesses = voucher_guess.guesses returning guesses
+        """,
+        region,
+        tenant_id,
+        hour_us,
     )
+    await connection.execute(
+        "delete from voucher_guess where region = $1 and tenant_id = $2 and hour < $3", region, tenant_id, hour_us
+    )
+    return guesses

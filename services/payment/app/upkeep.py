@@ -15,8 +15,8 @@ from services.payment.store.orders import (
 )
 from services.payment.store.rates import delete_old_quotes
 from services.payment.store.status import count_open_items
-from shared.clock import DAY_US, Clock
-from shared.db import Pool, is_transient, transaction
+from shared.clock import DAY_US, Clock, ClockTrust
+from shared.db import Connection, Pool, is_transient, transaction
 from shared.log import get_logger
 from shared.set_aside import count_set_aside, describe_error, release, set_aside
 
@@ -33,6 +33,7 @@ class Upkeep:
         self._clock = clock
         self._balance = balance
         self._settings = settings
+        self._trust = ClockTrust(clock)
 
     async def run_attempts(self) -> None:
         """Until cancelled, tell balance of each order that was attempted: an attempt keeps a deletion away."""
@@ -70,11 +71,17 @@ class Upkeep:
     async def tidy(self) -> None:
         now_us = self._clock.now_us()
         async with transaction(self._pool) as connection:
-            forgotten = await delete_old_facts(connection, now_us - self._settings.early_fact_days * DAY_US)
-            await delete_old_quotes(connection, now_us - DAY_US)
+            forgotten = await self._forget(connection, now_us)
             EARLY_FACTS.set(await count_early_facts(connection))
             OPEN_QUEUE.set(await count_open_items(connection))
             INBOX_PROBLEMS.set(await count_problems(connection))
             await count_set_aside(connection)
         if forgotten:
             logger.info("early_facts.forgotten", facts=forgotten)
+
+    async def _forget(self, connection: Connection, now_us: int) -> int:
+        """Forget what is long over; nothing while the clock is not trusted: a refund may wait for its payment."""
+        if not self._trust.look():
+            return 0
+        await delete_old_quotes(connection, now_us - DAY_US)
+        return await delete_old_facts(connection, now_us - self._settings.early_fact_days * DAY_US)
