@@ -39,20 +39,6 @@ _SESSION_BOUNDS = {
 # PostgreSQL counts its binary timestamps from 2000-01-01.
 _EPOCH_2000_US = 946_684_800_000_000
 
-# Faults that say nothing about the data: the connection, the server's state, or a race that a retry resolves.
-TRANSIENT = (
-    asyncpg.PostgresConnectionError,
-    asyncpg.InterfaceError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.TransactionRollbackError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.ObjectInUseError,
-    asyncpg.UniqueViolationError,
-    OSError,
-    asyncio.TimeoutError,
-)
-
 # PostgreSQL's error classes that come from the data itself: 22 (data exception) and 23 (integrity violation).
 _DATA_CLASSES = ("22", "23")
 

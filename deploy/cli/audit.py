@@ -12,7 +12,10 @@ TELL_SECONDS = 10
 
 
 def audit(*, json: JsonOption = False) -> None:
-    """Audit all accounts: exit code 1 names each account or shard, and the time, where something differs."""
+    """Audit all accounts, and name each that differs.
+
+    Exit code 1 names each account or shard, and the time, where something differs.
+    """
     with open_services() as services:
         services.post("balance", "/v1/audits", {})
         started = told = time.monotonic()

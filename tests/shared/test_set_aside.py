@@ -74,4 +74,8 @@ def test_what_a_connection_session_or_server_says_is_transient(error: Exception)
     ],
 )
 def test_what_comes_of_the_data_is_not(error: Exception) -> None:
+    if isinstance(error, asyncpg.CheckViolationError):
+        # Without a name it is a row for whose day there is no partition yet.
+        assert is_transient(error)
+        error.constraint_name = "amount_is_positive"
     assert not is_transient(error)
