@@ -99,6 +99,8 @@ async def test_what_stops_one_lane_stops_the_consumer_with_its_own_error(
             cancelled.append(poll.records[0].partition)
             raise
 
-    with pytest.raises(Corruption, match="do not add up"):
+    with pytest.raises(Corruption, match="do not add up") as raised:
         await consume(apply, asyncio.Event(), make_database, kafka_bootstrap, topic_prefix, 2)
     assert len(cancelled) <= 1
+    # Whoever follows what led to it never comes back to it.
+    assert raised.value.__cause__ is None
