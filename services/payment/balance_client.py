@@ -14,6 +14,10 @@ from shared.errors import Refusal, TransientFault
 TIMEOUT_SECONDS = 5
 
 
+class OrderFault(TransientFault):
+    """Balance is there and failed over this one order: it is tried again, and no other waits for it."""
+
+
 @dataclass(frozen=True, slots=True)
 class PostedPayment:
     """What the ledger has of a payment: its credit less what was reversed, and when it was credited."""
@@ -61,6 +65,8 @@ class BalanceClient:
             return
         if answer.is_client_error:
             raise Refusal("registration-refused", f"balance does not take the order: {_detail(answer)}")
+        if answer.status_code == httpx.codes.INTERNAL_SERVER_ERROR:
+            raise OrderFault("balance can't register this order: it answered 500")
         raise TransientFault(f"balance answered {answer.status_code} to a registration")
 
     async def list_pending_orders(self) -> AsyncIterator[list[PendingOrder]]:

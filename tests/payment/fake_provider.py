@@ -92,11 +92,15 @@ class FakeProvider:
 
 
 class FakeBalance:
-    """Takes registrations of orders; `down` makes every question fail, `refuses` answers 409."""
+    """Takes registrations of orders; `down` makes every question fail, `refuses` answers 409.
+
+    Over the orders in `fails_over` it answers 500.
+    """
 
     def __init__(self) -> None:
         self.down = False
         self.refuses = False
+        self.fails_over: set[str] = set()
         self.registered: dict[str, dict[str, Any]] = {}
         self.api = FastAPI()
         self.posted: dict[str, dict[str, Any]] = {}
@@ -123,6 +127,8 @@ class FakeBalance:
     def register(self, region: str, tenant_id: str, order_id: str, body: dict[str, Any]) -> JSONResponse:
         if self.down:
             return JSONResponse({}, status_code=503)
+        if order_id in self.fails_over:
+            return problem(500, "internal", "the fake fails over this order")
         if self.refuses:
             return problem(409, "no", "the fake refuses")
         known = order_id in self.registered

@@ -6,10 +6,13 @@ from datetime import date
 
 import pytest
 
+from services.payment.app.registrations import Registrations
 from services.payment.providers import ProviderRefusal
 from services.payment.rules.conversion import Rate, convert, format_rate, parse_rate
 from services.payment.rules.facts import Attempted, Money
-from shared.clock import DAY_US, SECOND_US
+from services.payment.store.restores import mark_open_orders
+from shared.clock import DAY_US, HOUR_US, SECOND_US
+from shared.db import transaction
 from shared.errors import Refusal, TransientFault
 from tests.payment.shop import START_US, Shop, open_shop, paid, vnd
 
@@ -180,3 +183,32 @@ async def test_limits_are_settings(shop: Shop) -> None:
     async with open_shop(url, limits={"stripe": {"VND": {"min": "1", "max": "99"}}}) as other:
         assert (await other.order("50")).credit_micros == 50_000_000
         await refuses(other, "amount-outside-limits", amount="100")
+
+
+async def test_an_order_that_balance_fails_over_holds_up_no_other_attempt(shop: Shop) -> None:
+    first, second = await shop.order(), await shop.order()
+    for number, order in enumerate((first, second)):
+        await shop.receive(f"evt_{number}", Attempted(order.order_id, "processing"), order=order)
+    shop.balance.fails_over = {first.order_id}
+    assert await shop.service.upkeep.register_attempts() == 1
+    assert shop.balance.registered[second.order_id]["attempted"] is True
+    shop.balance.fails_over = set()
+    shop.clock.set(START_US + HOUR_US)
+    assert await shop.service.upkeep.register_attempts() == 1
+
+
+async def test_an_order_that_balance_fails_over_holds_up_no_registration_after_a_restore(shop: Shop) -> None:
+    orders = sorted([(await shop.order()).order_id, (await shop.order()).order_id])
+    shop.balance.registered.clear()
+    registrations = Registrations(shop.service.pool, shop.clock, shop.service.reconciler.balance)
+    async with transaction(shop.service.pool) as connection:
+        assert await mark_open_orders(connection) == 2
+    shop.balance.fails_over = {orders[0]}
+    while await registrations.register_next():
+        pass
+    assert list(shop.balance.registered) == orders[1:]
+    shop.balance.fails_over = set()
+    shop.clock.set(START_US + HOUR_US)
+    while await registrations.register_next():
+        pass
+    assert sorted(shop.balance.registered) == orders

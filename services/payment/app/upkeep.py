@@ -2,7 +2,7 @@
 
 import asyncio
 
-from services.payment.balance_client import BalanceClient
+from services.payment.balance_client import BalanceClient, OrderFault
 from services.payment.metrics import EARLY_FACTS, INBOX_PROBLEMS, OPEN_QUEUE
 from services.payment.settings import PaymentSettings
 from services.payment.store.early import count_early_facts, delete_old_facts
@@ -47,11 +47,11 @@ class Upkeep:
         return sum([await self._register(order) for order in orders])
 
     async def _register(self, order: StoredOrder) -> bool:
-        """Raises TransientFault when balance is out of reach; an order that it refuses is set aside."""
+        """Raises TransientFault when balance is out of reach; an order that it refuses or fails over is set aside."""
         try:
             await self._balance.register(order)
         except Exception as error:
-            if is_transient(error):
+            if is_transient(error) and not isinstance(error, OrderFault):
                 raise
             async with transaction(self._pool) as connection:
                 now_us = self._clock.now_us()

@@ -17,13 +17,19 @@ async def mark_open_orders(connection: Connection) -> int:
     return int(status.split()[-1])
 
 
-async def lock_order_to_register(connection: Connection) -> StoredOrder | None:
-    """An order to register again, locked: what is decided of it meanwhile waits, and so follows its registration."""
+async def lock_order_to_register(connection: Connection, kind: str, now_us: int) -> StoredOrder | None:
+    """An order to register again, locked: what is decided of it meanwhile waits, and so follows its registration.
+
+    Those set aside under `kind` are left out.
+    """
     row = await connection.fetchrow(
         f"""
-        select {", ".join(ORDER_COLUMNS)} from payment_order where register_again
-        order by order_id limit 1 for update skip locked
-        """  # noqa: S608 - constants
+        select {", ".join(ORDER_COLUMNS)} from payment_order o where register_again
+          and not exists (select from set_aside s where (s.kind, s.item) = ($1, o.order_id) and s.next_at > $2)
+        order by order_id limit 1 for update of o skip locked
+        """,  # noqa: S608 - constants
+        kind,
+        now_us,
     )
     return None if row is None else StoredOrder(*row)
 
