@@ -505,6 +505,16 @@ async def test_missed_events_come_oldest_first_as_a_webhook_would_carry_them(
     assert second["starting_after"] == "evt_2"
 
 
+async def test_an_event_that_no_bytes_can_hold_hides_no_other(provider: StripeProvider, api: StripeApi) -> None:
+    """A number beyond 64 bits: it can't be read, and the missed ones beside it are."""
+    huge = event(2)
+    huge["data"]["object"] = huge["data"]["object"] | {"amount_total": 10**30}
+    api.lay(EVENTS, listed(event(3), huge, event(1)))
+    notices = [read_event(body) async for body in provider.list_events(CREATED_US + 1)]
+    assert [notice.problem is None for notice in notices] == [True, False, True]
+    assert [notice.event_id for notice in notices] == ["evt_1", "evt_2", "evt_3"]
+
+
 Ask = Callable[[StripeProvider], Awaitable[object]]
 ASKS: dict[str, tuple[str, Ask]] = {
     "page": (OPEN_PAGE, lambda provider: provider.open_page(replace(ORDER, email="secret-of@customer.test"))),
