@@ -39,15 +39,16 @@ _SESSION_BOUNDS = {
 # PostgreSQL counts its binary timestamps from 2000-01-01.
 _EPOCH_2000_US = 946_684_800_000_000
 
-# PostgreSQL's error classes that come from the data itself: 22 (data exception) and 23 (integrity violation).
-_DATA_CLASSES = ("22", "23")
+# PostgreSQL's error classes that come from the data itself: 22 (data exception), 23 (integrity violation) and 54
+# (program limit exceeded: a value too long for its index).
+_DATA_CLASSES = ("22", "23", "54")
 
 
 def is_transient(error: BaseException) -> bool:
     """Whether an error says nothing about the data: everything of a connection, a session or a server does not.
 
-    Known by name or not: an error of asyncpg is transient unless PostgreSQL's class is 22 or 23, or asyncpg could not
-    encode an argument. A unique violation is a race until a retry shows otherwise.
+    Known by name or not: an error of asyncpg is transient unless PostgreSQL's class is 22, 23 or 54, or asyncpg could
+    not encode an argument. A unique violation is a race until a retry shows otherwise.
     Source: PostgreSQL 18, appendix A, error codes.
     """
     if isinstance(error, TransientFault | OSError | asyncio.TimeoutError | asyncpg.UniqueViolationError):

@@ -25,7 +25,7 @@ _VALUES: Final = (
     (re.compile(r"input_value=.*?(?=, input_type=)", re.DOTALL), "input_value=…"),
 )
 # PostgreSQL's classes whose messages may repeat a value: data exceptions and integrity violations.
-_DATA_CLASSES: Final = ("22", "23")
+_DATA_CLASSES: Final = ("22", "23", "54")
 _CHAIN_MAX: Final = 10
 # Libraries that repeat themselves a hundred times a second while a broker or a database is gone.
 _REPEATING: Final = ("aiokafka", "asyncpg")

@@ -25,7 +25,7 @@ class RestoredData(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    service: Annotated[str, Vocabulary(ServiceName)]
+    service: Annotated[Identifier, Vocabulary(ServiceName)]
     incarnation: Incarnation
     restored_at: SentInstant
     told_until: SentInstant | None
@@ -36,7 +36,7 @@ class ConfirmedData(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    service: Annotated[str, Vocabulary(ServiceName)]
+    service: Annotated[Identifier, Vocabulary(ServiceName)]
     incarnation: Incarnation
     confirmed_at: SentInstant
     actor: str

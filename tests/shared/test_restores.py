@@ -1,24 +1,30 @@
 """A database that was set back notices it, on real PostgreSQL and Kafka: once each time, and only then."""
 
 import asyncio
+import secrets
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
 from aiokafka import AIOKafkaProducer
 
 from shared.clock import FixedClock, parse_instant
-from shared.db import Connection, Pool, open_pool, transaction
+from shared.db import Connection, Pool, is_transient, open_pool, transaction
+from shared.errors import RecordError
 from shared.events.charges import compress
-from shared.kafka import open_producer
+from shared.events.service import read_service_event
+from shared.kafka import Record, open_producer
 from shared.outbox import Message, Relay, append_messages, keep_topic_layout
 from shared.own_records import OwnRecord, find_own
 from shared.restore_records import Restore, confirm_restores, insert_restore, load_restores
 from shared.restores import Offsets, Recovery, Restores
+from shared.set_aside import set_aside
 from shared.topic_reader import FoundRecord, TopicReader
 from shared.topics import (
     ACCOUNT_EVENTS,
@@ -311,3 +317,20 @@ async def test_a_restore_that_never_was_is_not_confirmed(place: Place) -> None:
         for incarnation, confirmed in ((2, 0), (100, 0), (1, 1), (1, 0)):
             now_us = life.clock.now_us()
             assert await confirm_restores(connection, incarnation, "sre", "looked", now_us) == confirmed
+
+
+async def test_a_value_too_long_for_its_index_is_no_passing_fault(place: Place) -> None:
+    """A record that brings one is buried. Tried again for ever, it holds up its partition."""
+    async with place.life() as life:
+        with pytest.raises(asyncpg.ProgramLimitExceededError) as caught:
+            async with transaction(life.pool) as connection:
+                await set_aside(connection, "tick", secrets.token_hex(4000), "too long", life.clock.now_us())
+    assert not is_transient(caught.value)
+
+
+def test_a_service_is_named_by_an_identifier() -> None:
+    data = {"service": "x" * 201, "incarnation": 1, "restored_at": NOW, "told_until": None}
+    event = {"id": "a", "source": "a", "subject": "a", "time": NOW, "type": "service.restored", "data": data}
+    record = Record(SERVICE_EVENTS, uuid.UUID(int=1), 0, 0, None, orjson.dumps({**event, "specversion": "1.0"}), ())
+    with pytest.raises(RecordError, match="service"):
+        read_service_event(record)

@@ -68,6 +68,7 @@ def test_what_a_connection_session_or_server_says_is_transient(error: Exception)
         asyncpg.CharacterNotInRepertoireError("U+0000"),
         asyncpg.NumericValueOutOfRangeError("bigint out of range"),
         asyncpg.CheckViolationError("a check"),
+        asyncpg.ProgramLimitExceededError("index row size 8024 exceeds btree version 4 maximum 2704"),
         _base.DataError("value out of int64 range"),
         ValueError("ours"),
         OverflowError("ours"),
