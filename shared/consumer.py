@@ -14,6 +14,7 @@ from typing import Any
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import KafkaError
 from asyncpg import UniqueViolationError
+from prometheus_client import Gauge
 
 from shared.clock import Clock
 from shared.db import Connection, Pool, is_transient, transaction
@@ -27,6 +28,12 @@ from shared.set_aside import describe_error
 logger = get_logger(__name__)
 
 RACES_MAX = 5
+
+RETRYING = Gauge(
+    "tollkeeper_consumer_retrying_seconds", "For how long the same records have been retried; 0: none are", ["group"]
+)
+# When the retries in hand began, by group.
+_retrying_since: dict[str, dict[int, float]] = {}
 # How long a partition that was added to a topic may go unread.
 METADATA_AGE_SECONDS = 4
 # How soon it is noticed that a topic was deleted and made anew.
@@ -233,7 +240,13 @@ class OffsetConsumer:
 
     async def _apply_until_done(self, records: Sequence[Record]) -> None:
         """Apply the records, or bury those that break it: bisected, and seen twice on different connections."""
-        backoff = _Backoff()
+        backoff = _Backoff(self._group)
+        try:
+            await self._try_until_done(records, backoff)
+        finally:
+            backoff.end()
+
+    async def _try_until_done(self, records: Sequence[Record], backoff: "_Backoff") -> None:
         races, suspect = 0, False
         while True:
             try:
@@ -277,17 +290,20 @@ class OffsetConsumer:
         await self._retry_transient(bury)
 
     async def _retry_transient(self, action: Callable[[], Awaitable[None]]) -> None:
-        backoff = _Backoff()
-        while True:
-            try:
-                await action()
-            except Exception as error:
-                if not is_transient(error):
-                    raise
-                logger.warning("consumer.retry", group=self._group, records=0, error=repr(error)[:500])
-                await backoff.pause()
-            else:
-                return
+        backoff = _Backoff(self._group)
+        try:
+            while True:
+                try:
+                    await action()
+                except Exception as error:
+                    if not is_transient(error):
+                        raise
+                    logger.warning("consumer.retry", group=self._group, records=0, error=repr(error)[:500])
+                    await backoff.pause()
+                else:
+                    return
+        finally:
+            backoff.end()
 
     async def _apply_once(self, records: Sequence[Record]) -> None:
         poll = Poll(())
@@ -408,14 +424,31 @@ class OffsetConsumer:
 
 
 class _Backoff:
-    """Pauses that double up to five seconds."""
+    """Pauses that double up to five seconds; while there are any, the group's metric says for how long already."""
 
-    def __init__(self) -> None:
+    def __init__(self, group: str) -> None:
+        self._group = group
         self._seconds = 0.05
+        self._since: float | None = None
 
     async def pause(self) -> None:
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        _retrying_since.setdefault(self._group, {})[id(self)] = self._since
+        _show_retrying(self._group)
         await asyncio.sleep(self._seconds)
         self._seconds = min(self._seconds * 2, 5)
+
+    def end(self) -> None:
+        """The records are done, or others are tried."""
+        if self._since is not None:
+            _retrying_since.get(self._group, {}).pop(id(self), None)
+            _show_retrying(self._group)
+
+
+def _show_retrying(group: str) -> None:
+    oldest = min(_retrying_since.get(group, {}).values(), default=None)
+    RETRYING.labels(group).set(0 if oldest is None else time.monotonic() - oldest)
 
 
 def _positions_of(consumer: AIOKafkaConsumer) -> dict[TopicPartition, int]:

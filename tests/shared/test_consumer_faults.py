@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from shared.clock import SystemClock
-from shared.consumer import Poll
+from shared.consumer import RETRYING, Poll
 from shared.db import Connection, Pool, ensure_partitions, open_pool, transaction
 from shared.kafka import open_producer
 from shared.topics import CHARGES, ensure_topics
@@ -44,8 +44,11 @@ async def test_errors_of_a_session_are_retried_and_bury_nothing(
     pool = await open_pool(app_url, application="test", size_max=4)
     seen: list[bytes] = []
     failures = [error] * 3
+    retrying = RETRYING.labels(f"{topic_prefix}test")
+    shown: list[float] = []
 
     async def apply(_connection: Connection, poll: Poll) -> None:
+        shown.append(retrying._value.get())
         if failures:
             raise failures.pop()
         seen.extend(record.value or b"" for record in poll.records)
@@ -53,7 +56,10 @@ async def test_errors_of_a_session_are_retried_and_bury_nothing(
     async with consuming(pool, kafka_bootstrap, topic_prefix, apply):
         await send(kafka_bootstrap, topic_prefix + CHARGES, b"good")
         await eventually(lambda: seen == [b"good"])
+        await eventually(lambda: retrying._value.get() == 0, what="nothing retried")
     assert await count_dead(pool) == 0
+    assert shown[0] == 0
+    assert shown[-1] > 0, "the metric says that a poll is retried"
     await pool.close()
 
 
