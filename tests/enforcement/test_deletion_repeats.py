@@ -4,7 +4,7 @@ from services.enforcement.rules.account import AccountKey
 from shared.clock import SECOND_US
 from tests.enforcement.conftest import REGION, Open
 from tests.enforcement.debt import GRACE_US, debtor, examine, open_debt, open_due
-from tests.enforcement.world import ACME, happened
+from tests.enforcement.world import ACME, account, happened
 
 BOTH = {"vn": REGION, "jp": REGION}
 
@@ -47,8 +47,7 @@ async def test_repeats_have_an_allowance_apart_and_hold_up_nobody(open_world: Op
     await examine(world)
     assert len(await world.deleted()) == 4 + 2
     assert [case["state"] for case in await world.cases()] == ["carrying_out"]
-    await world.learn(debtor(world, key=other))
-    await world.execute("update deletion_case set due_at = negative_since where tenant_id = 'other'")
+    await world.learn(account("negative", 2, since_us=world.clock.now_us() - GRACE_US, key=other))
     await examine(world)
     assert "vol-other" in await world.deleted()
 

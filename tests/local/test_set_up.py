@@ -52,8 +52,18 @@ def checkout(tmp_path: Path) -> Path:
 
 def start(checkout: Path) -> subprocess.Popen[str]:
     command = ["make", f"PYTHON={sys.executable}", "setup"]
+    # A newcomer's make is nobody's child, also where these tests were started by one.
+    environment = {
+        name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
+    }
     return subprocess.Popen(
-        command, cwd=checkout, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        command,
+        cwd=checkout,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
 
 

@@ -3,13 +3,16 @@
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import orjson
 import pytest
 
 from services.metering.app.adoption import adopt
 from shared.clock import HOUR_US, MINUTE_US, SECOND_US
 from shared.db import transaction
 from shared.errors import Corruption
-from shared.topic_reader import TopicReader
+from shared.events.charges import compress, decompress
+from shared.outbox import SEQ_HEADER, STREAM_HEADER
+from shared.topic_reader import FoundRecord, TopicReader
 from shared.topics import CHARGES, PRICE_BOOKS
 from tests.conftest import MakeDatabase
 from tests.metering.meter import START_US, Meter, book, lifecycle, usage
@@ -28,10 +31,10 @@ class Topics(TopicReader):
         super().__init__("", "")
         self.records = records
 
-    async def read(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[tuple[int, int, bytes | None]]:
+    async def read_records(self, topic: str, starts: Mapping[int, int]) -> AsyncIterator[FoundRecord]:
         for offset, value in enumerate(self.records[topic]):
             if offset >= starts.get(0, 0):
-                yield 0, offset, value
+                yield FoundRecord(0, offset, value, _place_of(topic, offset, value or b""))
 
     @classmethod
     async def of(cls, meter: Meter) -> "Topics":
@@ -41,6 +44,15 @@ class Topics(TopicReader):
             rows = await meter.rows("select value from outbox where topic = $1 order by stream, seq", topic)
             found[topic] = [value for (value,) in rows]
         return cls(found)
+
+
+def _place_of(topic: str, offset: int, value: bytes) -> dict[str, bytes | None]:
+    """The headers that a relay gives a record."""
+    stream, seq = 0, offset + 1
+    if topic == CHARGES:
+        batch = orjson.loads(decompress(value))
+        stream, seq = batch["shard"], batch["seq"]
+    return {STREAM_HEADER: str(stream).encode(), SEQ_HEADER: str(seq).encode()}
 
 
 async def live(meter: Meter) -> None:
@@ -97,7 +109,7 @@ async def test_what_the_topics_no_longer_tell_stops_the_restore_and_changes_noth
     elif lost == "a price book":
         topics.records[PRICE_BOOKS].clear()
     else:
-        topics.records[CHARGES].append(b"no batch")
+        topics.records[CHARGES].append(compress(b'{"shard": 0, "seq": 1}'))
     empty.clock.set(meter.clock.now_us())
     with pytest.raises(Corruption):
         await take_over(empty, topics)
