@@ -16,6 +16,7 @@ from services.metering.store import restore as restore_store
 from services.metering.store import shards as shard_store
 from services.metering.store import usage as usage_store
 from services.metering.store.shards import Shard
+from services.metering.store.snapshots import delete_snapshots
 from shared.db import Connection
 from shared.errors import Corruption
 from shared.events.charges import ChargeBatch, read_batch
@@ -51,6 +52,7 @@ async def adopt(
     """Adopt everything on the charge topic that this database does not know. Raises Corruption where that has gaps."""
     version = await shard_store.lock_prices(connection)
     shards = await shard_store.lock_all_shards(connection)
+    await delete_snapshots(connection)
     tables = await price_store.load_tables(connection)
     adopted = _Adopted(
         await _charged_by_backup(connection, shards, tables), {number: shard.seq for number, shard in shards.items()}

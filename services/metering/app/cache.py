@@ -16,6 +16,7 @@ from services.metering.columns import EMPTY_ROWS, LineColumns, Rated, Rows, adva
 from services.metering.rules.charge import Cursor, burn_at, charge, steady
 from services.metering.rules.lines import Line, tick_lines
 from services.metering.rules.prices import PriceTable
+from services.metering.snapshots import Snapshot, encode_snapshot
 from services.metering.store.resources import Resource, Unreadable
 from shared.money import AMOUNT_MICROS_MAX
 from shared.set_aside import describe_error
@@ -24,6 +25,12 @@ Account = tuple[str, str]
 Key = tuple[str, str]
 Tables = Mapping[str, PriceTable]
 NO_PRICES = PriceTable()
+# A snapshot is worth its cost once a new worker would have to read so many resources, and this share of all: sooner
+# where nothing else is to be done.
+_UNSAVED_MIN = 256
+_UNSAVED_SHARE = 4
+_UNSAVED_MIN_IDLE = 16
+_UNSAVED_SHARE_IDLE = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +66,38 @@ class ShardCache:
         self.failed: dict[Key, str] = {}
         # Confirmed by inventory up to an instant; at rest only in windows that end by then.
         self.bounded: dict[Key, int] = {}
+        # How many resources were taken in since the last snapshot.
+        self._unsaved = 0
         self._published_burns = dict(burns)
         for account in burns:
             self._index_account(account)
+
+    @classmethod
+    def of_snapshot(
+        cls, version: int, through_us: int, burns: Mapping[Account, int], snapshot: Snapshot
+    ) -> "ShardCache":
+        """The cache as it was when the snapshot was taken; what is unrested is still to be loaded."""
+        cache = cls(version, through_us, {})
+        for account in snapshot.accounts:
+            cache._index_account(account)
+        for rated in snapshot.rated:
+            cache._index_rated(rated)
+        for account in burns:
+            cache._index_account(account)
+        cache.rows, cache.bounded = snapshot.rows, dict(snapshot.bounded)
+        cache._published_burns = dict(burns)
+        return cache
+
+    def is_worth_saving(self, *, idle: bool) -> bool:
+        """Whether a new worker would have much to read that this one knows."""
+        least, share = (_UNSAVED_MIN_IDLE, _UNSAVED_SHARE_IDLE) if idle else (_UNSAVED_MIN, _UNSAVED_SHARE)
+        return self._unsaved >= max(least, len(self.rows) // share)
+
+    def save(self) -> bytes:
+        """A snapshot of this version and `through`."""
+        self._unsaved = 0
+        unrested = sorted({*self.hot, *self.aside, *self.failed})
+        return encode_snapshot(self.accounts, self.rated, self.rows, unrested, self.bounded)
 
     def _index_account(self, account: Account) -> int:
         index = self._account_index.get(account)
@@ -87,6 +123,7 @@ class ShardCache:
     def load(self, resources: Sequence[Resource | Unreadable], tables: Tables, version: int) -> None:
         """Take resources as they are in the database at this cache's `through`, in place of what was known of them."""
         self.forget({resource.key for resource in resources})
+        self._unsaved += len(resources)
         entries: list[tuple[int, int, str, int, Cursor]] = []
         for resource in resources:
             if resource.charged_through_us is not None:

@@ -18,12 +18,15 @@ from services.metering.app.read_until import ReadUntil
 from services.metering.app.work import FUNCTION_VERSION, Prices, charge_message
 from services.metering.batches import BatchHead, encode_parts, encode_tick
 from services.metering.settings import Settings
+from services.metering.snapshots import decode_snapshot
 from services.metering.store import resources as resource_store
 from services.metering.store import shards as shard_store
 from services.metering.store.resources import Resource, Unreadable
 from services.metering.store.shards import Shard
+from services.metering.store.snapshots import StoredSnapshot, load_snapshot, save_snapshot
 from shared.clock import SECOND_US, Clock
 from shared.db import Connection, Pool, ensure_partitions, is_transient, transaction
+from shared.errors import Corruption
 from shared.log import get_logger
 from shared.outbox import Message, Relay, insert_messages
 from shared.set_aside import describe_error, list_set_aside, load_held_back, release, set_aside
@@ -84,7 +87,7 @@ class Ticker:
         """Tick until cancelled."""
         pause_seconds = min(IDLE_SECONDS_MAX, max(0.02, self._settings.tick_seconds / 10))
         while True:
-            if not await self.tick():
+            if not await self.tick() and not await self._save_idle():
                 await self._pause(pause_seconds)
 
     async def _pause(self, seconds: float) -> None:
@@ -152,6 +155,9 @@ class Ticker:
             self._relay.wake()
         metrics.LINES.inc(sum(len(plan.lines) for _, plan in planned))
         metrics.TICK_SECONDS.observe(time.monotonic() - started)
+        for number, (cache, _) in zip(touched, planned, strict=True):
+            if cache.is_worth_saving(idle=False):
+                await self._save(number, cache)
         return len(planned)
 
     async def _lock_due(self, connection: Connection, due_us: int, only: int | None) -> list[Shard]:
@@ -227,16 +233,8 @@ class Ticker:
         """The shard's cache, brought to the version and `through` of the row that this transaction holds."""
         cache = self._caches.get(shard.shard)
         if cache is None or cache.version > shard.version or cache.through_us > shard.metered_through_us:
-            metrics.CACHE_LOADS.inc()
-            burns = await shard_store.load_burns(connection, shard.shard)
-            cache = ShardCache(shard.version, shard.metered_through_us, burns)
-            cache.load(
-                await resource_store.load_open(connection, shard.shard, shard.metered_through_us),
-                tables,
-                shard.version,
-            )
+            cache = await self._snapshot(connection, shard, tables) or await self._read_whole(connection, shard, tables)
             self._caches[shard.shard] = cache
-            return cache
         if cache.through_us < shard.metered_through_us:
             # Another worker ticked it meanwhile.
             await self._heat_expired(connection, cache, shard.metered_through_us)
@@ -245,6 +243,46 @@ class Ticker:
             changed = await resource_store.load_changed(connection, shard.shard, cache.version)
             cache.load(changed, tables, shard.version)
         return cache
+
+    async def _read_whole(self, connection: Connection, shard: Shard, tables: Tables) -> ShardCache:
+        metrics.CACHE_LOADS.inc()
+        cache = ShardCache(
+            shard.version, shard.metered_through_us, await shard_store.load_burns(connection, shard.shard)
+        )
+        resources = await resource_store.load_open(connection, shard.shard, shard.metered_through_us)
+        cache.load(resources, tables, shard.version)
+        return cache
+
+    async def _snapshot(self, connection: Connection, shard: Shard, tables: Tables) -> ShardCache | None:
+        """The cache that some worker last saved of the shard, as it was then."""
+        stored = await load_snapshot(connection, shard, FUNCTION_VERSION)
+        if stored is None:
+            return None
+        try:
+            snapshot = decode_snapshot(stored.value)
+        except Corruption as error:
+            logger.error("snapshot.unreadable", shard=shard.shard, reason=str(error))  # noqa: TRY400
+            return None
+        burns = await shard_store.load_burns(connection, shard.shard)
+        cache = ShardCache.of_snapshot(stored.version, stored.through_us, burns, snapshot)
+        if snapshot.unrested:
+            unrested = await resource_store.load_readable(connection, snapshot.unrested)
+            cache.load(unrested, tables, stored.version)
+        return cache
+
+    async def _save_idle(self) -> bool:
+        """Save one snapshot if any is worth it while nothing is due; answers whether there was one."""
+        for number, cache in self._caches.items():
+            if cache.is_worth_saving(idle=True):
+                await self._save(number, cache)
+                return True
+        return False
+
+    async def _save(self, number: int, cache: ShardCache) -> None:
+        """Spare new workers what this one read since the last snapshot."""
+        stored = StoredSnapshot(cache.version, cache.through_us, cache.save())
+        async with transaction(self._pool) as connection:
+            await save_snapshot(connection, number, FUNCTION_VERSION, stored)
 
     async def _heat_expired(self, connection: Connection, cache: ShardCache, through_us: int) -> None:
         expired = cache.expired(through_us)

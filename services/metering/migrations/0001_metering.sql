@@ -7,6 +7,18 @@ create table shard (
   metered_through timestamptz not null       -- everything before it is charged
 ) with (fillfactor = 50);
 
+-- What a worker had in memory of a shard at one (version, through) of its row: an economy, never the truth.
+create table shard_snapshot (
+  shard int primary key,
+  format int not null,                       -- who reads another one is another version of the code
+  function_version int not null,
+  version bigint not null,
+  through timestamptz not null,
+  value bytea not null
+);
+-- Compressed already.
+alter table shard_snapshot alter column value set storage external;
+
 -- Facts of the deployment that may never change.
 create table deployment (
   singleton boolean primary key default true check (singleton),
@@ -178,5 +190,5 @@ create or replace view stream_head as
 grant select, insert, update on shard, resource, usage_record, usage_total, account_burn, halt, inventory_source
   to tollkeeper_app;
 grant select, insert on deployment, lifecycle_event, price_book to tollkeeper_app;
-grant select, insert, update, delete on waiting_event, unpriced_resource, inventory_page, contradiction
+grant select, insert, update, delete on waiting_event, unpriced_resource, inventory_page, contradiction, shard_snapshot
   to tollkeeper_app;
