@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.metering.batches import AccountPart
-from services.metering.columns import EMPTY_ROWS, LineColumns, Rated, Rows, advance, build_rows, merge_rows
+from services.metering.columns import EMPTY_ROWS, LineColumns, Rated, Rows, advance, build_rows, merge_rows, sort_rows
 from services.metering.rules.charge import Cursor, burn_at, charge, steady
 from services.metering.rules.lines import Line, tick_lines
 from services.metering.rules.prices import PriceTable
@@ -94,8 +94,9 @@ class ShardCache:
         return self._unsaved >= max(least, len(self.rows) // share)
 
     def save(self) -> bytes:
-        """A snapshot of this version and `through`."""
+        """A snapshot of this version and `through`. The rows are put in order on the occasion."""
         self._unsaved = 0
+        self.rows = sort_rows(self.rows)
         unrested = sorted({*self.hot, *self.aside, *self.failed})
         return encode_snapshot(self.accounts, self.rated, self.rows, unrested, self.bounded)
 
@@ -132,6 +133,7 @@ class ShardCache:
                 self.failed[resource.key] = resource.reason
             else:
                 self._place_or_fail(resource, tables, self.through_us, entries)
+        entries.sort(key=lambda entry: entry[2])
         self.rows = merge_rows(self.rows, self._build(entries))
         self.version = version
 
