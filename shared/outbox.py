@@ -39,9 +39,10 @@ from shared.log import get_logger
 
 logger = get_logger(__name__)
 
-# Streams that no shard can have: dead letters, and what a service says of itself.
+# Streams that no shard can have: dead letters, what a service says of itself, and the ledger's anchors.
 DEAD_STREAM = -1
 SERVICE_STREAM = -3
+ANCHOR_STREAM = -5
 STREAM_HEADER, SEQ_HEADER = "stream", "seq"
 JSON_TYPE = "application/json"
 CLOUDEVENT_TYPE = "application/cloudevents+json"

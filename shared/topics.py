@@ -14,6 +14,7 @@ ACCOUNT_EVENTS = "account.events.v1"
 COMMANDS = "container.commands.v1"
 ENFORCEMENT_EVENTS = "enforcement.events.v1"
 SERVICE_EVENTS = "service.events.v1"
+ANCHORS = "ledger.anchors.v1"
 
 DEAD_SUFFIX = ".dead"
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -39,6 +40,8 @@ TOPICS = (
     Topic(COMMANDS, 4),
     Topic(ENFORCEMENT_EVENTS, 4),
     Topic(SERVICE_EVENTS, 1, compacted=True),
+    # As long as books are kept: whoever asks whether they were rewritten asks late.
+    Topic(ANCHORS, 1, retention_days=3653),
     Topic(LIFECYCLE + DEAD_SUFFIX, 1, retention_days=30),
     Topic(USAGE + DEAD_SUFFIX, 1, retention_days=30),
     Topic(CHARGES + DEAD_SUFFIX, 1, retention_days=30),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from deploy.cli.account import account
-from deploy.cli.audit import audit
+from deploy.cli.audit import anchors, audit
 from deploy.cli.clock import clock
 from deploy.cli.contradictions import contradictions, parked
 from deploy.cli.dead import dead
@@ -74,6 +74,7 @@ app.add_typer(contradictions, name="contradictions")
 app.add_typer(streams, name="streams")
 app.add_typer(restores, name="restores")
 app.add_typer(set_aside, name="set-aside")
+app.add_typer(anchors, name="anchors")
 app.add_typer(clock, name="clock")
 document(app)
 

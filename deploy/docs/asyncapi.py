@@ -10,6 +10,7 @@ from faststream.specification import AsyncAPI
 from pydantic import BaseModel, ConfigDict
 
 from shared.events.account import AccountEvent
+from shared.events.anchors import ChainHead
 from shared.events.charges import ChargeBatch
 from shared.events.cloudevents import Identifier, Instant
 from shared.events.commands import DeleteCommand, StopCommand
@@ -21,6 +22,7 @@ from shared.events.service import ServiceEvent
 from shared.events.usage import UsageRecorded, UsageRetracted
 from shared.topics import (
     ACCOUNT_EVENTS,
+    ANCHORS,
     CHARGES,
     COMMANDS,
     DEAD_SUFFIX,
@@ -113,6 +115,12 @@ CONTRACTS = (
         "send",
         ServiceEvent,
         "That a service's database was set back to a backup, and that an operator confirmed it. Key: service/kind.",
+    ),
+    Contract(
+        ANCHORS,
+        "send",
+        ChainHead,
+        "Heads of the ledger's hash chain, every so often: keep them where nobody of the ledger can write. Key: shard.",
     ),
     *(
         Contract(topic.name, "send", DeadLetterAnnounced, "Records that could not be understood, without their bytes.")

@@ -59,7 +59,7 @@ def declare_balance() -> FastAPI:
         PaymentsApi(ABSENT, ABSENT).router,
         GrantsApi(ABSENT, ABSENT).router,
         StreamsApi(ABSENT).router,
-        AuditsApi(ABSENT).router,
+        AuditsApi(ABSENT, ABSENT).router,
     )
     return _document("Tollkeeper balance", *parts)
 

@@ -17,7 +17,8 @@ from services.balance.api_hours import HoursApi
 from services.balance.api_payments import PaymentsApi
 from services.balance.api_streams import StreamsApi
 from services.balance.app.accounts import Accounts
-from services.balance.app.audits import FOUND, Auditor
+from services.balance.app.anchors import Anchoring
+from services.balance.app.audits import FOUND, Auditor, AuditRequest, carry_out
 from services.balance.app.close_hours import HourCloser
 from services.balance.app.directory import Directory
 from services.balance.app.gaps import GapHealer
@@ -31,7 +32,6 @@ from services.balance.app.post_charges import ChargePoster
 from services.balance.app.recovery import BalanceRecovery, load_present
 from services.balance.app.streams import Streams
 from services.balance.app.vouchers import Vouchers
-from services.balance.audit import audit
 from services.balance.settings import BalanceSettings, MeteringSettings, OwnerSettings
 from services.balance.store.partitions import ensure_ledger_partitions
 from shared.clock import SECOND_US, Clock, open_clock
@@ -64,8 +64,9 @@ async def run_migrations() -> None:
 
 
 async def run_audit() -> None:
-    """Print every difference as one JSON document; exit 1 if there is one."""
+    """Audit what the request on standard input asks for; print the differences as one JSON document, exit 1 if any."""
     os.nice(10)
+    request = AuditRequest.model_validate_json(sys.stdin.buffer.read() or b"{}")
     pool = await open_pool(
         BalanceSettings().database_url, application="balance-audit", size_max=1, command_timeout_seconds=AUDIT_SECONDS
     )
@@ -74,10 +75,10 @@ async def run_audit() -> None:
             pool.acquire(timeout=30) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):
-            differences = await audit(connection)
+            differences = await carry_out(connection, request)
     finally:
         await pool.close()
-    sys.stdout.write(orjson.dumps({"differences": differences}).decode())
+    sys.stdout.write(orjson.dumps({"differences": [item.as_json() for item in differences]}).decode())
     sys.stdout.flush()
     if differences:
         raise SystemExit(FOUND)
@@ -173,7 +174,7 @@ def _wire(
     api.include_router(GrantsApi(grants, vouchers).router)
     api.include_router(PaymentsApi(pool, Orders(pool, clock, settings, accounts)).router)
     auditor = Auditor(clock, own.audit_every_seconds)
-    api.include_router(AuditsApi(auditor).router)
+    api.include_router(AuditsApi(pool, auditor).router)
     api.include_router(StreamsApi(Streams(pool, clock, charges)).router)
     api.include_router(dead_letter_routes(pool, consumer, payments))
     api.include_router(restore_routes(pool, clock, "balance", load_present))
@@ -187,6 +188,7 @@ def _wire(
             "grants": grants.run,
             "hours": HourCloser(pool, clock).run,
             "audit": auditor.run,
+            "anchors": Anchoring(pool, clock, own.anchor_every_seconds).run,
             "api": lambda: serve(api, settings.host, own.port),
         }
     )

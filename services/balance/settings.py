@@ -23,6 +23,8 @@ class BalanceSettings(BaseSettings):
     voucher_guesses_max: int = Field(default=10, ge=1)
     # The books are audited so often, in a process of its own.
     audit_every_seconds: float = Field(default=86_400.0, ge=1)
+    # The chain's heads are told outside so often.
+    anchor_every_seconds: float = Field(default=3600.0, ge=1)
     # A gap is asked for again only after so long: metering may be busy with what was asked before.
     resend_pause_seconds: float = Field(default=5.0, gt=0)
 

@@ -18,6 +18,8 @@ from services.balance.app.post_charges import ChargePoster
 from services.balance.app.unit import unit_of_work
 from services.balance.app.vouchers import Vouchers
 from services.balance.audit import audit
+from services.balance.audit.chain import Anchor
+from services.balance.audit.difference import Difference
 from services.balance.store.accounts import Account, load_account
 from services.balance.store.adjustments import Adjustment
 from shared.clock import SECOND_US, FixedClock
@@ -148,9 +150,13 @@ class Books:
     async def told(self, tenant_id: str) -> list[object]:
         return [event["type"] for event in await self.events(tenant_id)]
 
-    async def audit(self) -> list[str]:
+    async def audit(self, account_id: int | None = None, *, anchors: Sequence[Anchor] = ()) -> list[Difference]:
         async with transaction(self.pool) as connection:
-            return await audit(connection)
+            return await audit(connection, account_id, anchors=anchors)
+
+    async def account_ids(self) -> list[int]:
+        async with self.pool.acquire() as connection:
+            return [row[0] for row in await connection.fetch("select account_id from account order by 1")]
 
     async def as_superuser(self, admin_url: str, *statements: str) -> None:
         """Do what nobody may, in this ledger's database."""

@@ -42,7 +42,7 @@ async def test_it_runs_in_a_process_of_its_own_and_finds_what_differs(
         await books.as_superuser(postgres_admin_url, "update account set balance_micros = 1")
         found = await finish(auditor)
         assert found.differences
-        assert "vn/acme" in found.differences[0]
+        assert found.differences[0]["account"] == "vn/acme"
     finally:
         await books.close()
 

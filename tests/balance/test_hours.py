@@ -339,25 +339,24 @@ async def test_the_audit_finds_a_row_that_was_changed_added_or_lost(books: Books
     books.clock.set(START_US + HOUR_US)
     await close_all(books)
     assert await books.audit() == []
-    name = f"('vn', '{tenants[0]}', 'ctr-{tenants[0]}', 'gpu')"
-    where = "shard 1, hour 2027-01-15T08:00:00Z"
+    row = f"vn/{tenants[0]}, 2027-01-15T08:00:00Z: the hour's row of ctr-{tenants[0]} (gpu)"
     unlock = "set session_replication_role = replica"
 
     async def differences(statement: str) -> list[str]:
         await books.as_superuser(postgres_admin_url, unlock, statement)
-        return await books.audit()
+        return list(map(str, await books.audit()))
 
     assert await differences("update resource_hour set amount_micros = 8 where kind = 'gpu'") == [
-        "account 1, hour 2027-01-15T08:00:00Z: the rows sum to 13, the entries to 12",
-        f"{where}: the row {name} says (1, 8), its lines (1, 7)",
+        f"vn/{tenants[0]}, 2027-01-15T08:00:00Z: the hour's rows sum to 13, the entries to 12",
+        f"{row} says (1, 8), its lines (1, 7)",
     ]
     assert await differences("update resource_hour set amount_micros = 7, slots = 2 where kind = 'gpu'") == [
-        f"{where}: the row {name} says (2, 7), its lines (1, 7)"
+        f"{row} says (2, 7), its lines (1, 7)"
     ]
     await books.as_superuser(postgres_admin_url, unlock, "update resource_hour set slots = 1")
     copied = "insert into resource_hour select day, account_id, hour + interval '1 hour', 'x', kind, 1, 0"
     assert await differences(f"{copied} from resource_hour where kind = 'gpu'") == [
-        "3 rows of hours are written, the evidence makes 2"
+        "all accounts, at no known time: 3 rows of hours are written, the evidence makes 2"
     ]
     lost = await differences("delete from resource_hour where resource_id <> 'x' and kind = 'gpu'")
-    assert f"{where}: the row {name} says None, its lines (1, 7)" in lost
+    assert f"{row} says None, its lines (1, 7)" in lost

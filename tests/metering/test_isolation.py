@@ -1,6 +1,7 @@
 """A resource that can't be computed is set aside: its neighbours go on, and it is charged right once it can be."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -28,9 +29,12 @@ async def run_all(meter: Meter) -> None:
             )
 
 
-def break_resource(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Nothing of this resource can be computed by ticks."""
-    for function in ("steady", "charge", "burn_at"):
+COMPUTED = ("steady", "charge", "burn_at")
+
+
+def break_resource(monkeypatch: pytest.MonkeyPatch, name: str, functions: Sequence[str] = COMPUTED) -> None:
+    """Nothing of this resource, or only some of it, can be computed by ticks."""
+    for function in functions:
         original = getattr(cache_module, function)
 
         def failing(history: Any, *arguments: Any, _original: Any = original) -> Any:
@@ -80,6 +84,21 @@ async def test_neighbours_of_a_resource_that_cant_be_computed_are_charged(
     await meter.check_m1()
     resized = 79 * 10_000 if when == "later, while it is at rest" else 0
     assert (await meter.charged())["vn", "acme"] == 1_800_000 + 900_000 + resized
+
+
+@pytest.mark.parametrize("function", COMPUTED)
+async def test_whatever_of_a_resource_cant_be_computed_it_is_set_aside_alone(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch, function: str
+) -> None:
+    await run_all(meter)
+    with monkeypatch.context() as broken:
+        break_resource(broken, "acme-1", [function])
+        await meter.reach(START_US + HOUR_US)
+        assert await aside(meter) == ["vn/acme-1"]
+        assert await aside(meter, TICK_SHARD) == []
+        assert (await meter.charged())["vn", "acme"] == 600_000
+    await meter.reach(START_US + 2 * HOUR_US)
+    await meter.check_m1()
 
 
 async def test_a_late_event_of_a_resource_set_aside_corrects_what_was_charged_of_it(

@@ -334,9 +334,16 @@ class Play:
                 raise self._wrong(f"{command['subject']} is deleted; {account} was not below zero all the while")
 
     def _was_below_zero(self, account: Account, at_us: int, grace_us: int) -> bool:
-        """Whether every point of truth within the grace period shows the account below zero."""
-        within = [balances for now_us, balances in self.truth.points if at_us - grace_us < now_us <= at_us]
-        return all(balances.get(account, 0) < 0 for balances in within)
+        """Whether every point of truth within the grace period shows the account below zero.
+
+        The clock stands while a step is played: of the points at the command's own instant, those after it count for
+        nothing, and nobody can tell which they are. One of them below zero is enough.
+        """
+        before = [balances for now_us, balances in self.truth.points if at_us - grace_us < now_us < at_us]
+        at_once = [balances for now_us, balances in self.truth.points if now_us == at_us]
+        return all(balances.get(account, 0) < 0 for balances in before) and (
+            not at_once or any(balances.get(account, 0) < 0 for balances in at_once)
+        )
 
     def _check_ledger(self) -> None:
         now_us = self.cluster.now_us

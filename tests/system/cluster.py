@@ -18,6 +18,7 @@ from deploy.local.infrastructure.probes import run_async
 from deploy.local.ports import find_free_port
 from deploy.local.processes import ManagedProcess
 from services.balance.audit import audit
+from services.balance.audit.difference import Difference
 from shared.clock import SECOND_US, FileClock, format_instant, parse_instant
 from shared.db import prepare_connection
 from shared.topics import LIFECYCLE, USAGE, ensure_topics
@@ -355,10 +356,10 @@ class Cluster:
             """
         return int(self.query("metering", statement)[0][0])
 
-    def audit(self) -> list[str]:
+    def audit(self) -> list[Difference]:
         """What is wrong with the ledger's books: sums, running balances, chain, evidence."""
 
-        async def examine() -> list[str]:
+        async def examine() -> list[Difference]:
             connection = await asyncpg.connect(self._urls["balance"][0], timeout=10)
             try:
                 await prepare_connection(connection)

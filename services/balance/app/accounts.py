@@ -91,7 +91,7 @@ class Accounts:
         await prefer_plans_by_size(connection)
         await self._poster.post(
             connection,
-            adjust(account.account_id, request.amount_micros, key, request.request_hash, burn_micros),
+            adjust(account.account_id, account.name, request.amount_micros, key, request.request_hash, burn_micros),
             [head],
             [posted_at_us],
             lambda _account_id: [(burn_micros, [movement])],

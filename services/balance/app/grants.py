@@ -192,7 +192,8 @@ class Grants:
     ) -> None:
         """Post the one entry of a grant or an expiry, and keep the fact that caused it."""
         burn_micros = account.standing.burn_micros_per_hour
-        entry = FactEntry(account.account_id, 0, name, movement.delta_micros, PROMO, entry_class, burn_micros)
+        where = account.account_id, account.name, 0
+        entry = FactEntry(*where, name, movement.delta_micros, PROMO, entry_class, burn_micros)
         await prefer_plans_by_size(connection)
         await self._poster.post(
             connection,

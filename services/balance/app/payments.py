@@ -177,6 +177,7 @@ class PaymentPoster:
         entries = [
             fact.effect.entry(
                 accounts[fact.key].account_id,
+                accounts[fact.key].name,
                 places[fact.shard],
                 fact.event.id,
                 accounts[fact.key].standing.burn_micros_per_hour,

@@ -22,14 +22,15 @@ def entry_line(account_id: int, accounts_and_class: str, amount_micros: int, cau
 
 
 def charge_cause(seq: int, evidence_sha256: bytes) -> str:
-    """A batch by its number and the bytes that are its evidence."""
+    """A batch by its number and the bytes that are its evidence, in which accounts stand by their names."""
     return f"batch {seq} {evidence_sha256[:16].hex()}"
 
 
-def fact_cause(fact_id: str) -> str:
-    return f"fact {fact_id}"
+def fact_cause(account: str, fact_id: str) -> str:
+    """A fact by its id, and by the "region/tenant" that it was posted to: an account's number says not whose it is."""
+    return f"fact {account} {fact_id}"
 
 
-def adjustment_cause(idempotency_key: str, request_sha256: bytes) -> str:
-    """An adjustment by its key and the hash of its amount, reason and actor."""
-    return f"adjustment {idempotency_key} {request_sha256.hex()}"
+def adjustment_cause(account: str, idempotency_key: str, request_sha256: bytes) -> str:
+    """An adjustment by its account, its key and the hash of its amount, reason and actor."""
+    return f"adjustment {account} {idempotency_key} {request_sha256.hex()}"

@@ -43,9 +43,10 @@ class Effect:
         kind, name = (None, None) if self.credit is None else self.credit
         return Movement(self.moved_micros, name, kind)
 
-    def entry(self, account_id: int, place: int, fact_id: str, burn_micros_per_hour: int) -> FactEntry:
+    def entry(self, account_id: int, account: str, place: int, fact_id: str, burn_micros_per_hour: int) -> FactEntry:
         return FactEntry(
-            account_id, place, fact_id, self.moved_micros, self.counter_account, self.entry_class, burn_micros_per_hour
+            *(account_id, account, place, fact_id),
+            *(self.moved_micros, self.counter_account, self.entry_class, burn_micros_per_hour),
         )
 
 

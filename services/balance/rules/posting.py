@@ -35,7 +35,7 @@ class Side:
 class Cause:
     """What entries are posted for: a charge batch's number, an adjustment's key, a fact's id. `place`: of the shard.
 
-    `sha256`: of the batch's bytes, or of the adjustment's words.
+    `sha256`: of the batch's bytes, or of the adjustment's words. `account`: "region/tenant", of all but batches.
     """
 
     place: int
@@ -43,14 +43,15 @@ class Cause:
     adjustment_key: str | None = None
     fact_id: str | None = None
     sha256: bytes = b""
+    account: str = ""
 
     @property
     def text(self) -> str:
         """As the chain writes it."""
         if self.fact_id is not None:
-            return fact_cause(self.fact_id)
+            return fact_cause(self.account, self.fact_id)
         if self.adjustment_key is not None:
-            return adjustment_cause(self.adjustment_key, self.sha256)
+            return adjustment_cause(self.account, self.adjustment_key, self.sha256)
         return charge_cause(self.seq or 0, self.sha256)
 
 
@@ -143,9 +144,13 @@ def lay_out(parts: list[Part], causes: Sequence[Cause], table: SideTable) -> Pos
 
 @dataclass(frozen=True, slots=True)
 class FactEntry:
-    """An entry caused by a fact of payment, positive in the customer's favour; one per account and posting at most."""
+    """An entry caused by a fact of payment, positive in the customer's favour; one per account and posting at most.
+
+    `account` is its "region/tenant".
+    """
 
     account_id: int
+    account: str
     place: int
     fact_id: str
     amount_micros: int
@@ -164,7 +169,7 @@ def post_facts(facts: Sequence[FactEntry]) -> Posting:
             else Side(CUSTOMER, fact.counter_account, fact.entry_class)
             for fact in ordered
         ],
-        [Cause(fact.place, fact_id=fact.fact_id) for fact in ordered],
+        [Cause(fact.place, fact_id=fact.fact_id, account=fact.account) for fact in ordered],
         [
             (fact.account_id, fact.amount_micros, 1, int(fact.amount_micros > 0), fact.burn_micros_per_hour, fact.place)
             for fact in ordered
@@ -177,14 +182,19 @@ def post_facts(facts: Sequence[FactEntry]) -> Posting:
 
 
 def adjust(
-    account_id: int, amount_micros: int, idempotency_key: str, request_sha256: bytes, burn_micros_per_hour: int
+    account_id: int,
+    account: str,
+    amount_micros: int,
+    idempotency_key: str,
+    request_sha256: bytes,
+    burn_micros_per_hour: int,
 ) -> Posting:
     """The one entry of an operator's adjustment, positive in the customer's favour."""
     favour = amount_micros > 0
     side = Side("adjustment", CUSTOMER, "adjustment") if favour else Side(CUSTOMER, "adjustment", "adjustment")
     return Posting(
         [side],
-        [Cause(0, adjustment_key=idempotency_key, sha256=request_sha256)],
+        [Cause(0, adjustment_key=idempotency_key, sha256=request_sha256, account=account)],
         [(account_id, amount_micros, 1, int(favour), burn_micros_per_hour, 0)],
         [(account_id, 1, abs(amount_micros), amount_micros, 0, 0)],
     )

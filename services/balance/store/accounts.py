@@ -31,6 +31,10 @@ class Account:
     last_posted_at_us: int
     standing: Standing
 
+    @property
+    def name(self) -> str:
+        return f"{self.region}/{self.tenant_id}"
+
 
 @dataclass(frozen=True, slots=True)
 class Opening:

@@ -44,6 +44,15 @@ async def lock_heads(connection: Connection, shards: Sequence[int]) -> list[Head
     return [Head(*row) for row in rows]
 
 
+async def load_heads(connection: Connection) -> list[Head]:
+    """The heads of all shards that have posted, as committed now, by shard."""
+    rows = await connection.fetch(
+        "select shard, link_number, link, last_posted_at, closed_through from chain_head "
+        "where link_number > 0 order by shard"
+    )
+    return [Head(*row) for row in rows]
+
+
 async def insert_links(connection: Connection, links: Sequence[Link]) -> None:
     """Append links and move their heads onto them."""
     await connection.execute(
