@@ -43,7 +43,7 @@ def audit(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Audit an account, or all accounts, and name each that differs.
+    """Audit one account or all, and name what differs.
 
     Exit code 1 names each account, or shard, and the minute where something differs.
     """

@@ -1,5 +1,6 @@
 """Price tables and what a price book may change."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -100,3 +101,24 @@ def test_a_service_has_a_unit_and_changing_it_changes_the_price() -> None:
     assert check_book(table, PriceBook("vn", 5, 450, services={"inference": rate}), 500) == []
     other = PriceBook("vn", 5, 450, services={"inference": ServiceRate(1, "tokens", 400)})
     assert len(check_book(table, other, 500)) == 1
+
+
+@pytest.mark.parametrize(("kind", "quantity_max"), [("gpu", 4096), ("storage", 100_000_000)])
+@pytest.mark.parametrize("slot_seconds", [1, 60, 3600])
+def test_the_highest_price_of_the_largest_resource_can_be_charged(
+    kind: str, quantity_max: int, slot_seconds: int
+) -> None:
+    def problems(price_micros: int) -> list[str]:
+        gpu, storage = ({"x": price_micros}, {}) if kind == "gpu" else ({}, {"persistent": price_micros})
+        new = PriceBook("vn", 1, 1000, gpu=gpu, storage=storage)
+        return check_book(PriceTable(), new, 0, slot_seconds)
+
+    lowest, highest = 0, 2**63
+    while lowest + 1 < highest:
+        middle = (lowest + highest) // 2
+        lowest, highest = (lowest, middle) if problems(middle) else (middle, highest)
+    # An hour of it, or its longest slot, is an entry of the ledger.
+    assert lowest * quantity_max * max(slot_seconds, 3600) < 2**63
+    assert lowest > 10**7, "ten units of currency an hour are no odd price"
+    [problem] = problems(highest)
+    assert "the most that can be charged" in problem
