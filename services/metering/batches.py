@@ -1,6 +1,6 @@
 """Charge batches as bytes: encoded column by column, compressed once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,7 +12,8 @@ from services.metering.rules.lines import Line
 from shared.clock import format_instant
 from shared.events.charges import compress
 
-# A batch ends at the next account once it has so many lines; it stays far below the topic's largest message.
+# No batch has more lines: it stays far below the topic's largest message. An account with more of them has a part in
+# several batches, each with the totals of its own lines.
 BATCH_LINES_MAX = 50_000
 
 _NUMPY = orjson.OPT_SERIALIZE_NUMPY
@@ -70,16 +71,46 @@ class _Columns:
         self.causes.append(cause)
 
 
-def encode_parts(shard: int, seq: int, head: BatchHead, parts: Sequence[AccountPart]) -> bytes:
-    """One batch of single lines, compressed."""
-    columns = _Columns()
-    accounts = []
+def encode_parts(
+    shard: int, first_seq: int, head: BatchHead, parts: Iterable[AccountPart]
+) -> Iterator[tuple[int, bytes]]:
+    """Batches of single lines, as (sequence number, compressed bytes)."""
+    for seq, chunk in enumerate(_chunks(parts), first_seq):
+        columns = _Columns()
+        accounts = []
+        for part in chunk:
+            for resource_id, line, cause in part.lines:
+                columns.add(resource_id, line, cause)
+            accounts.append(_account(part, part.totals(), len(part.lines)))
+        lines = {name: getattr(columns, name) for name in _Columns.__slots__}
+        yield seq, compress(_document(shard, seq, head, accounts, orjson.dumps(lines)))
+
+
+def _chunks(parts: Iterable[AccountPart]) -> Iterator[list[AccountPart]]:
+    """The parts of one batch after another; an account stands in none twice."""
+    chunk: list[AccountPart] = []
+    size = 0
     for part in parts:
-        for resource_id, line, cause in part.lines:
-            columns.add(resource_id, line, cause)
-        accounts.append(_account(part, part.totals(), len(part.lines)))
-    lines = {name: getattr(columns, name) for name in _Columns.__slots__}
-    return compress(_document(shard, seq, head, accounts, orjson.dumps(lines)))
+        for piece in _pieces(part):
+            if chunk and size + len(piece.lines) > BATCH_LINES_MAX:
+                yield chunk
+                chunk, size = [], 0
+            chunk.append(piece)
+            size += len(piece.lines)
+    if chunk:
+        yield chunk
+
+
+def _pieces(part: AccountPart) -> list[AccountPart]:
+    """A part in pieces that each fit a batch. Its admissions come true with the last: all first lines are in then."""
+    if len(part.lines) <= BATCH_LINES_MAX:
+        return [part]
+    pieces = [
+        AccountPart(part.region, part.tenant_id, part.burn_micros_per_hour, part.lines[first : first + BATCH_LINES_MAX])
+        for first in range(0, len(part.lines), BATCH_LINES_MAX)
+    ]
+    pieces[-1].admission_ids += part.admission_ids
+    return pieces
 
 
 def encode_tick(
@@ -91,29 +122,29 @@ def encode_tick(
     rated: Sequence[Rated],
     lines: LineColumns,
 ) -> Iterator[tuple[int, bytes]]:
-    """A tick's batches of lines at rest, as (sequence number, compressed bytes), split between accounts."""
-    starts = np.flatnonzero(np.r_[True, lines.account[1:] != lines.account[:-1]]) if len(lines) else np.array([], int)
+    """A tick's batches of lines at rest, as (sequence number, compressed bytes)."""
     kinds = np.array([item.kind for item in rated] or [""], dtype=np.object_)
     skus = np.array([item.sku for item in rated] or [""], dtype=np.object_)
+    starts = _part_starts(lines)
     ends = np.r_[starts[1:], len(lines)]
-    totals = _totals(lines, kinds)
+    totals = _totals(lines, kinds, starts)
     seq, first = first_seq, 0
     while first < len(starts):
         last = int(np.searchsorted(ends, starts[first] + BATCH_LINES_MAX, side="right"))
-        last = max(last, first + 1)
         span = slice(int(starts[first]), int(ends[last - 1]))
         described = [
             {
                 "region": accounts[account][0],
                 "tenant_id": accounts[account][1],
                 "burn_micros_per_hour": burn,
-                "totals": totals[account],
+                "totals": part_totals,
                 "lines": count,
             }
-            for account, burn, count in zip(
+            for account, burn, count, part_totals in zip(
                 lines.account[starts[first:last]].tolist(),
                 burns[lines.account[starts[first:last]]].tolist(),
                 (ends[first:last] - starts[first:last]).tolist(),
+                totals[first:last],
                 strict=True,
             )
         ]
@@ -121,22 +152,32 @@ def encode_tick(
         seq, first = seq + 1, last
 
 
-def _totals(lines: LineColumns, kinds: NDArray[np.object_]) -> dict[int, list[tuple[str, str, int]]]:
-    """Per account the sum of each kind. Lines are sorted by account and rated SKU, so equal ones are neighbours."""
+def _part_starts(lines: LineColumns) -> NDArray[np.intp]:
+    """The first line of each account's part; a part fits a batch, so an account with more lines has several."""
     if not len(lines):
-        return {}
-    changes = (lines.account[1:] != lines.account[:-1]) | (lines.rated[1:] != lines.rated[:-1])
-    starts = np.flatnonzero(np.r_[True, changes])
+        return np.array([], np.intp)
+    starts = np.flatnonzero(np.r_[True, lines.account[1:] != lines.account[:-1]])
+    ends = np.r_[starts[1:], len(lines)]
+    long = np.flatnonzero(ends - starts > BATCH_LINES_MAX)
+    cuts = [np.arange(starts[part], ends[part], BATCH_LINES_MAX) for part in long]
+    return np.unique(np.concatenate([starts, *cuts]))
+
+
+def _totals(
+    lines: LineColumns, kinds: NDArray[np.object_], part_starts: NDArray[np.intp]
+) -> list[list[tuple[str, str, int]]]:
+    """Per part the sum of each kind. Lines are sorted by account and rated SKU, so equal ones are neighbours."""
+    if not len(lines):
+        return []
+    changes = np.r_[True, lines.rated[1:] != lines.rated[:-1]]
+    changes[part_starts] = True
+    starts = np.flatnonzero(changes)
     sums = np.add.reduceat(lines.amount_micros, starts).tolist()
-    sums_by_account: dict[int, dict[str, int]] = {}
-    owners, of_kinds = lines.account[starts].tolist(), kinds[lines.rated[starts]].tolist()
-    for account, kind, amount in zip(owners, of_kinds, sums, strict=True):
-        by_kind = sums_by_account.setdefault(account, {})
-        by_kind[kind] = by_kind.get(kind, 0) + amount
-    return {
-        account: [(kind, "charge", by_kind[kind]) for kind in sorted(by_kind)]
-        for account, by_kind in sums_by_account.items()
-    }
+    by_part: list[dict[str, int]] = [{} for _ in range(len(part_starts))]
+    parts = (np.searchsorted(part_starts, starts, side="right") - 1).tolist()
+    for part, kind, amount in zip(parts, kinds[lines.rated[starts]].tolist(), sums, strict=True):
+        by_part[part][kind] = by_part[part].get(kind, 0) + amount
+    return [[(kind, "charge", by_kind[kind]) for kind in sorted(by_kind)] for by_kind in by_part]
 
 
 def _encode_lines(lines: LineColumns, span: slice, kinds: NDArray[np.object_], skus: NDArray[np.object_]) -> bytes:

@@ -298,10 +298,9 @@ def _name(key: tuple[str, str]) -> str:
 def _encode(shard: Shard, head: BatchHead, cache: ShardCache, plan: TickPlan) -> list[tuple[int, Message]]:
     """The tick's batches with their sequence numbers: single lines first, then those at rest."""
     batches: list[tuple[int, Message]] = []
-    seq = shard.seq + 1
-    if plan.parts:
-        batches.append((seq, charge_message(shard.shard, encode_parts(shard.shard, seq, head, plan.parts))))
-        seq += 1
+    for seq, value in encode_parts(shard.shard, shard.seq + 1, head, plan.parts):
+        batches.append((seq, charge_message(shard.shard, value)))
+    seq = shard.seq + len(batches) + 1
     for number, value in encode_tick(shard.shard, seq, head, cache.accounts, plan.burns, cache.rated, plan.lines):
         batches.append((number, charge_message(shard.shard, value)))
     return batches

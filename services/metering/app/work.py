@@ -168,9 +168,9 @@ class Work:
             for account, part in parts.items():
                 part.burn_micros_per_hour = burns.get(account, 0)
             head = BatchHead(self.now_us, FUNCTION_VERSION, self.book_version)
-            value = encode_parts(number, shard.seq + 1, head, list(parts.values()))
-            rows.append((shard.seq + 1, charge_message(number, value)))
-            self.shards[number] = replace(shard, seq=shard.seq + 1)
+            batches = list(encode_parts(number, shard.seq + 1, head, parts.values()))
+            rows += [(seq, charge_message(number, value)) for seq, value in batches]
+            self.shards[number] = replace(shard, seq=shard.seq + len(batches))
         await ensure_partitions(self.connection, "outbox", self.now_us)
         await insert_messages(self.connection, rows, self.now_us)
 
