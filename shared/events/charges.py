@@ -3,7 +3,8 @@
 The value of a record is zstd-compressed JSON of one ChargeBatch; the same bytes are in metering's outbox, on the
 topic and in the ledger's evidence. Lines are columns of one length: an account's `lines` counts its own, accounts in
 order. An account with more lines than a batch has room for stands in several batches, each with the totals of its own
-lines and the whole account's burn. `amounts_micros` are signed (a credit correction is negative) and add up to the accounts' totals.
+lines and the whole account's burn. `amounts_micros` are signed (a credit correction is negative) and add up to the
+accounts' totals.
 """
 
 from typing import Annotated, Final, Literal, Self
