@@ -128,3 +128,14 @@ async def test_a_snapshot_further_than_its_shard_is_not_used(meter: Meter) -> No
     async with transaction(meter.pool) as connection:
         await delete_snapshots(connection)
     assert await meter.rows("select shard from shard_snapshot") == []
+
+
+async def test_a_snapshot_that_cant_be_saved_costs_no_tick(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_arguments: object) -> bytes:
+        raise OverflowError("a row that no column can hold")
+
+    monkeypatch.setattr(cache_module, "encode_snapshot", failing)
+    await begin(meter)
+    await meter.reach(START_US + HOUR_US)
+    assert await meter.rows("select shard from shard_snapshot") == []
+    await meter.check()

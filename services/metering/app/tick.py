@@ -279,10 +279,13 @@ class Ticker:
         return False
 
     async def _save(self, number: int, cache: ShardCache) -> None:
-        """Spare new workers what this one read since the last snapshot."""
-        stored = StoredSnapshot(cache.version, cache.through_us, cache.save())
-        async with transaction(self._pool) as connection:
-            await save_snapshot(connection, number, FUNCTION_VERSION, stored)
+        """Spare new workers what this one read since the last snapshot. An economy that fails costs no tick."""
+        try:
+            stored = StoredSnapshot(cache.version, cache.through_us, cache.save())
+            async with transaction(self._pool) as connection:
+                await save_snapshot(connection, number, FUNCTION_VERSION, stored)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the next snapshot comes with the next changes
+            logger.warning("snapshot.not_saved", shard=number, reason=describe_error(error))
 
     async def _heat_expired(self, connection: Connection, cache: ShardCache, through_us: int) -> None:
         expired = cache.expired(through_us)
