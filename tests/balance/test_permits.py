@@ -9,9 +9,10 @@ from services.balance.app import permits as permits_module
 from services.balance.app.orders import Registration
 from services.balance.store.accounts import load_account
 from services.balance.store.adjustments import Adjustment, insert_adjustment
+from services.balance.store.partitions import ensure_ledger_partitions
 from services.balance.store.permits import OwnUse, load_own_use
 from shared.clock import HOUR_US, SECOND_US
-from shared.db import Connection
+from shared.db import Connection, transaction
 from shared.errors import Refusal
 from tests.balance.batches import charges, encode, make_batch, simple, tenants_of
 from tests.balance.books import GRACE_US, PERMIT_US, START_US, Books
@@ -168,6 +169,9 @@ async def test_grants_redemptions_and_credits_at_once_end_without_a_live_permit(
     names = tenants_of(2, 12)
     await books.post(simple(1, dict.fromkeys(names, 50)))
     books.clock.set(DUE_US)
+    # As housekeeping does a day ahead: who makes a partition locks every reader of the ledger out.
+    async with transaction(books.pool) as connection:
+        await ensure_ledger_partitions(connection, DUE_US)
 
     async def delete(tenant: str) -> str | None:
         try:

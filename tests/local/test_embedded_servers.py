@@ -19,6 +19,7 @@ from deploy.local.infrastructure.postgres import EmbeddedPostgres
 from deploy.local.infrastructure.unprivileged import find_user, place_data, place_programs
 from deploy.local.ports import find_free_port
 from deploy.local.settings import LocalSettings
+from tests.support.eventually import eventually
 from tests.support.infrastructure import make_kafka, make_postgres, temporary_home
 
 pytestmark = pytest.mark.process
@@ -191,8 +192,16 @@ async def _create_topic(bootstrap: str) -> None:
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
     await admin.start()
     await admin.create_topics([NewTopic(TOPIC, 1, 1)])
-    assert TOPIC in await admin.list_topics()
-    await admin.close()
+    try:
+        # The broker says that it made a topic before all of it knows.
+        made: bool = await eventually(lambda: _has_topic(admin), what="the topic")
+        assert made
+    finally:
+        await admin.close()
+
+
+async def _has_topic(admin: AIOKafkaAdminClient) -> bool:
+    return TOPIC in await admin.list_topics()
 
 
 async def _produce(bootstrap: str, value: bytes) -> None:
