@@ -6,6 +6,7 @@ from fastapi import APIRouter
 
 from services.balance.app.anchors import load_chain_heads
 from services.balance.app.audits import EVERYTHING, Auditor, AuditRequest
+from services.balance.store.accounts import load_account
 from shared.clock import format_instant
 from shared.db import Pool, transaction
 from shared.errors import Refusal
@@ -24,6 +25,11 @@ class AuditsApi:
 
     async def start(self, request: AuditRequest = EVERYTHING) -> dict[str, Any]:
         """Begin an audit of an account or of all; 409 while one runs that was asked for something else."""
+        if request.account is not None:
+            region, tenant_id = request.account.region, request.account.tenant_id
+            async with transaction(self._pool) as connection:
+                if await load_account(connection, region, tenant_id) is None:
+                    raise Refusal("account-not-found", f"there is no account {region}/{tenant_id}", status=404)
         running = self._auditor.running_request
         if not self._auditor.ask(request) and running != request:
             raise Refusal("audit-running", "another audit runs; ask again when it has ended")

@@ -64,7 +64,7 @@ async def run_migrations() -> None:
 
 
 async def run_audit() -> None:
-    """Audit what the request on standard input asks for; print the differences as one JSON document, exit 1 if any."""
+    """Audit what standard input asks for; print the differences as one JSON document, and exit FOUND if any."""
     os.nice(10)
     request = AuditRequest.model_validate_json(sys.stdin.buffer.read() or b"{}")
     pool = await open_pool(

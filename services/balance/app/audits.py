@@ -25,10 +25,13 @@ logger = get_logger(__name__)
 
 COMMAND = (sys.executable, "-m", "services.balance.main", "audit")
 # An exit code of the audit that says: it ran to its end, and found differences.
-FOUND = 1
+# Not 1, with which Python ends a program that raises.
+FOUND = 10
 # How the process says how far it is, a line each on standard error.
 PROGRESS = "audit.part"
 _LAST_LINES = 20
+# A traceback is one line of a log.
+_LINE_BYTES_MAX = 16 * 1024 * 1024
 
 
 class AuditedAccount(BaseModel):
@@ -129,7 +132,9 @@ class Auditor:
 
     async def _audit(self, started_at_us: int, request: AuditRequest) -> Audit:
         pipe = asyncio.subprocess.PIPE
-        process = await asyncio.create_subprocess_exec(*self._command, stdin=pipe, stdout=pipe, stderr=pipe)
+        process = await asyncio.create_subprocess_exec(
+            *self._command, stdin=pipe, stdout=pipe, stderr=pipe, limit=_LINE_BYTES_MAX
+        )
         try:
             assert process.stdin is not None
             assert process.stdout is not None

@@ -50,6 +50,7 @@ async def audit_evidence(connection: Connection, account_id: int | None) -> Asyn
     """Compare each batch's bytes with their hash, and with each entry posted for it; and the burns of the last ones."""
     accounts = await connection.fetch(_BURNS, account_id)
     names = {(row["region"], row["tenant_id"]) for row in accounts}
+    of_one = None if account_id is None else names
     burns: dict[tuple[str, str], tuple[int, int]] = {}
     async for row in connection.cursor(_BATCHES, account_id, prefetch=100):
         shard, batch_name = f"shard {row['shard']}", f"batch {row['seq']}"
@@ -65,13 +66,14 @@ async def audit_evidence(connection: Connection, account_id: int | None) -> Asyn
             for account in batch.accounts:
                 key = account.region, account.tenant_id
                 burns[key] = max(burns.get(key, (0, 0)), (batch.seq, account.burn_micros_per_hour))
-            of_one = None if account_id is None else names
             for name, what in _compare(batch, orjson.loads(row["charged"] or "[]"), of_one):
                 yield Difference(name, row["at"], f"{batch_name}: {what}")
+    if account_id is not None:
+        # The batches without an entry of it were not read, and one of them may tell its last burn.
+        return
     for row in accounts:
         told = burns.get((row["region"], row["tenant_id"]), (0, 0))[1]
-        # Of one account alone the batches without an entry of it are not read, and one of them may tell its last burn.
-        if told != row["burn"] and account_id is None:
+        if told != row["burn"]:
             what = f"burns {row['burn']} an hour, its last batch says {told}"
             yield Difference(row["account"], row["at"], what)
 
