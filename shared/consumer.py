@@ -19,7 +19,7 @@ from prometheus_client import Gauge
 from shared.clock import Clock
 from shared.db import Connection, Pool, is_transient, transaction
 from shared.dead_letters import DeadRecord, insert_dead_letters, lock_dead_letter, mark_replayed
-from shared.errors import Corruption, RecordError, Refusal, TollkeeperError, TransientFault
+from shared.errors import RecordError, Refusal, TollkeeperError, TransientFault
 from shared.kafka import Record, describe_topics, describe_with
 from shared.lenient_records import read_any_header_name
 from shared.log import get_logger
@@ -251,7 +251,7 @@ class OffsetConsumer:
         while True:
             try:
                 await self._apply_once(records)
-            except (Corruption, KafkaError):
+            except KafkaError:
                 raise
             except Exception as error:  # noqa: BLE001 - whatever one record breaks must not stop its neighbours
                 races += isinstance(error, UniqueViolationError)

@@ -164,10 +164,11 @@ class MeteringApi:
         async with transaction(self._pool) as connection:
             version = await shard_store.share_prices(connection)
             tables = await self._prices.at(connection, version)
-            found = await resource_store.load_resources(connection, {(region, resource_id)})
-            resource = found.get((region, resource_id))
+            resource = next(iter(await resource_store.load_resources(connection, {(region, resource_id)})), None)
             if resource is None:
                 raise Refusal("resource-not-found", f"no resource {resource_id} is known in {region}", status=404)
+            if isinstance(resource, resource_store.Unreadable):
+                raise Refusal("resource-unreadable", f"the stored history can't be read: {resource.reason}")
             shard = (await shard_store.lock_shards(connection, [resource.shard]))[resource.shard]
         through_us = resource.charged_through_us or shard.metered_through_us
         segments = charge(resource.history, tables.get(region, NO_PRICES), through_us)

@@ -8,7 +8,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from services.metering.store.resources import load_resources, write_resources
+from services.metering.store.resources import Resource, load_resources, write_resources
 from shared.clock import HOUR_US
 from shared.consumer import Poll
 from shared.db import is_transient
@@ -67,7 +67,8 @@ async def wait_for_lock(meter: Meter) -> None:
 async def test_a_resource_that_changed_since_it_was_read_is_not_written(meter: Meter) -> None:
     await meter.take(*created_by("race-a", 1))
     async with meter.pool.acquire() as connection:
-        [resource] = (await load_resources(connection, {("vn", "race-1")})).values()
+        [resource] = await load_resources(connection, {("vn", "race-1")})
+        assert isinstance(resource, Resource)
         # Somebody who does not hold the shard's lock writes the row between read and write.
         await connection.execute("update resource set version = version + 1")
         with pytest.raises(TransientFault):

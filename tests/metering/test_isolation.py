@@ -1,6 +1,7 @@
 """A resource that can't be computed is set aside: its neighbours go on, and it is charged right once it can be."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,6 +130,46 @@ async def test_a_history_that_cant_be_read_stops_no_other(meter: Meter) -> None:
     await meter.reach(START_US + 2 * HOUR_US)
     assert await aside(meter) == []
     await meter.check_m1()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_what_comes_for_a_history_that_cant_be_read_is_kept_and_stops_no_other(
+    meter: Meter, *, waits: bool
+) -> None:
+    """In one poll with its neighbours' events: its own are dead letters until it is mended, repeats are dropped."""
+    await run_all(meter)
+    await meter.reach(START_US + 10 * MINUTE_US)
+    known = lifecycle("container.started", "acme-1", START_US, tenant_id="acme")
+    stops = [
+        lifecycle("container.stopped", name, START_US + 30 * MINUTE_US, tenant_id=name.partition("-")[0])
+        for name in ("acme-1", "bolt-1")
+    ]
+    if waits:
+        await meter.take(*stops)
+    [(stored,)] = await meter.rows("select history from resource where resource_id = 'acme-1'")
+    await meter.rows("update resource set history = '\\x00' where resource_id = 'acme-1'")
+    meter.clock.set(START_US + 30 * MINUTE_US)
+    await meter.take(known, *([] if waits else stops))
+    await meter.reach(START_US + HOUR_US)
+    [(reason, value)] = await meter.rows("select reason, value from dead_letter")
+    assert (reason, json.loads(value)["id"]) == ("resource_unreadable", stops[0]["id"])
+    charged = await meter.charged()
+    assert (charged["vn", "bolt"], charged["vn", "core"]) == (900_000, 1_200_000)
+    await meter.rows("update resource set history = $1 where resource_id = 'acme-1'", stored)
+    await meter.take(stops[0])
+    await meter.reach(START_US + 2 * HOUR_US)
+    assert await aside(meter) == []
+    await meter.check_m1()
+    assert (await meter.charged())["vn", "acme"] == 300_000 + 1_200_000
+
+
+async def test_a_first_price_of_a_history_that_cant_be_read_is_refused_with_its_name(meter: Meter) -> None:
+    await run_all(meter)
+    await meter.take(lifecycle("container.created", "odd-1", START_US, gpu_sku="zz", gpu_count=1))
+    await meter.rows("update resource set history = '\\x00' where resource_id = 'odd-1'")
+    with pytest.raises(Refusal, match=r"resource-unreadable: .*odd-1"):
+        await meter.put_book(book(START_US - HOUR_US, gpu={"a30": "0.6", "zz": "1"}))
+    await meter.put_book(book(START_US + HOUR_US, gpu={"a30": "0.9"}))
 
 
 async def test_a_shard_that_cant_be_ticked_starves_no_other(meter: Meter, monkeypatch: pytest.MonkeyPatch) -> None:

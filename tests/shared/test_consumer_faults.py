@@ -8,6 +8,7 @@ import pytest
 from shared.clock import SystemClock
 from shared.consumer import RETRYING, Poll
 from shared.db import Connection, Pool, ensure_partitions, open_pool, transaction
+from shared.errors import Corruption
 from shared.kafka import open_producer
 from shared.topics import CHARGES, ensure_topics
 from tests.conftest import MakeDatabase
@@ -38,7 +39,6 @@ async def count_dead(pool: Pool) -> int:
 async def test_errors_of_a_session_are_retried_and_bury_nothing(
     error: Exception, make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
 ) -> None:
-    """Finding: running W1."""
     await ensure_topics(kafka_bootstrap, topic_prefix)
     _, app_url = await make_database("balance")
     pool = await open_pool(app_url, application="test", size_max=4)
@@ -60,6 +60,32 @@ async def test_errors_of_a_session_are_retried_and_bury_nothing(
     assert await count_dead(pool) == 0
     assert shown[0] == 0
     assert shown[-1] > 0, "the metric says that a poll is retried"
+    await pool.close()
+
+
+async def test_facts_that_contradict_each_other_stop_no_neighbour(
+    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
+) -> None:
+    """The record that they come of is kept as a dead letter; those beside and behind it are applied."""
+    await ensure_topics(kafka_bootstrap, topic_prefix)
+    _, app_url = await make_database("balance")
+    pool = await open_pool(app_url, application="test", size_max=4)
+    async with transaction(pool) as connection:
+        await ensure_partitions(connection, "outbox", SystemClock().now_us())
+    seen: list[bytes] = []
+
+    async def apply(_connection: Connection, poll: Poll) -> None:
+        values = [record.value or b"" for record in poll.records]
+        if b"bad" in values:
+            raise Corruption("a stored row can't be read")
+        seen.extend(values)
+
+    async with consuming(pool, kafka_bootstrap, topic_prefix, apply):
+        await send(kafka_bootstrap, topic_prefix + CHARGES, b"one", b"bad", b"two")
+        await eventually(lambda: set(seen) == {b"one", b"two"})
+        await send(kafka_bootstrap, topic_prefix + CHARGES, b"three")
+        await eventually(lambda: b"three" in seen)
+    assert await count_dead(pool) == 1
     await pool.close()
 
 
@@ -139,7 +165,7 @@ async def test_a_lone_record_is_buried_only_after_a_fresh_connection_saw_it_fail
 async def test_a_rebalance_goes_on_at_what_is_applied(
     make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
 ) -> None:
-    """Finding: metering 10. Partitions come back to a worker that another one served meanwhile."""
+    """Partitions come back to a worker that another one served meanwhile."""
     await ensure_topics(kafka_bootstrap, topic_prefix)
     _, app_url = await make_database("balance")
     pool = await open_pool(app_url, application="test", size_max=8)

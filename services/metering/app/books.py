@@ -81,6 +81,10 @@ async def catch_up(work: Work, book: PriceBook) -> None:
     work.shards = await shard_store.lock_shards(work.connection, shards)
     keys = [(book.region, resource_id) for _, resource_id in sorted(waiting)]
     work.take(await resource_store.load_resources(work.connection, keys))
+    if work.unreadable:
+        names = ", ".join(sorted(resource_id for _, resource_id in work.unreadable))
+        detail = f"it would be the first price of what these use, whose histories can't be read: {names}; mend them"
+        raise Refusal("resource-unreadable", detail)
     cause = f"price-book/{book.version}"
     for resource in list(work.resources.values()):
         through_us = work.charged_through(resource)

@@ -9,6 +9,7 @@ from services.metering.store import events as event_store
 from services.metering.store.contradictions import Contradiction
 from services.metering.store.events import WaitingEvent
 from services.metering.store.resources import Resource
+from shared.errors import RecordError
 from shared.events.enforcement import DeletionRead
 from shared.events.reading import read_json
 from shared.ids import content_hash, shard_of
@@ -39,12 +40,15 @@ async def apply_deletions(work: Work, events: Sequence[DeletionRead], shards: in
     """End charges at the command, or go on with them if it was given up.
 
     A resource that outlived its deletion existed all the while: what was not charged since the command is charged. What
-    names an unknown resource waits for its creation.
+    names an unknown resource waits for its creation. Raises RecordError for one whose history can't be read.
     """
     waiting: list[WaitingEvent] = []
     contradictions: list[Contradiction] = []
     for event in events:
-        resource = work.resources.get((event.data.region, event.data.resource_id or ""))
+        key = event.data.region, event.data.resource_id or ""
+        resource = work.resources.get(key)
+        if key in work.unreadable:
+            raise RecordError("resource_unreadable", f"{event.type} of {key[1]}: {work.unreadable[key].reason}")
         if resource is None:
             waiting.append(_waiting(event, work.now_us, shards))
         elif resource.tenant_id != event.data.tenant_id:

@@ -163,7 +163,7 @@ class Inventory:
     ) -> list[Contradiction]:
         region = listing.region
         found = await resource_store.load_listed(work.connection, shard, region, listing.source, listing.observed_at_us)
-        work.take({item.key: item for item in found if isinstance(item, Resource)})
+        work.take(found)
         known = {item.resource_id for item in found}
         others = [
             name
@@ -185,7 +185,7 @@ class Inventory:
         self, work: Work, resource: Resource | Unreadable, item: Item | None, listing: Listing
     ) -> str | None:
         if isinstance(resource, Unreadable):
-            return f"its history can't be read: {resource.reason}"
+            return _unreadable(resource)
         problem = contradiction(resource, item, listing.observed_at_us)
         region = self._rules.regions[listing.region]
         if problem is None and region.declares_inventory:
@@ -199,11 +199,14 @@ class Inventory:
         """What is listed and is no open resource of the source in this shard."""
         if not names:
             return {}
-        known = await resource_store.load_resources(work.connection, {(listing.region, name) for name in names})
+        found = await resource_store.load_resources(work.connection, {(listing.region, name) for name in names})
+        known = {item.resource_id: item for item in found}
         problems: dict[str, tuple[str, str]] = {}
         for name in names:
-            resource, tenant_id = known.get((listing.region, name)), items[name].tenant_id
-            if resource is None:
+            resource, tenant_id = known.get(name), items[name].tenant_id
+            if isinstance(resource, Unreadable):
+                problems[name] = tenant_id, _unreadable(resource)
+            elif resource is None:
                 problems[name] = tenant_id, "listed, but no event ever created it"
             elif resource.source != listing.source:
                 problems[name] = tenant_id, f"listed by {listing.source}, but created by {resource.source}"
@@ -238,6 +241,10 @@ class Inventory:
 
 def _same(first: Listing, second: Listing) -> bool:
     return (first.region, first.source, first.snapshot) == (second.region, second.source, second.snapshot)
+
+
+def _unreadable(resource: Unreadable) -> str:
+    return f"its history can't be read: {resource.reason}"
 
 
 def contradiction(resource: Resource, item: Item | None, at_us: int) -> str | None:

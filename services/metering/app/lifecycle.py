@@ -41,6 +41,7 @@ ADVICE = {
     "same_id_other_content": "the id was accepted with other content; give the new fact a new id",
     "already_replaced": "the event that it replaces was replaced before; replace the newer one",
     "replaces_another_resource": "the event that it replaces is one of another resource",
+    "resource_unreadable": "its stored history can't be read; mend that and replay this",
     "replaces_creation": "a creation is replaced by a creation only; a resource that never was is deleted as created",
 }
 
@@ -218,7 +219,8 @@ class _Taking:
         """Decide on an event; return the waiting ones that it releases."""
         if not item.waited and self._is_known(item):
             return []
-        decision = self._decide(item)
+        unreadable = item.resource in self._work.unreadable
+        decision = Decision("dead", "resource_unreadable") if unreadable else self._decide(item)
         self._note(item, decision)
         if decision.outcome != "apply":
             return []

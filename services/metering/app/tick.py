@@ -207,7 +207,7 @@ class Ticker:
         names = {_name(key): key for key in sorted(cache.aside)}
         held = await load_held_back(connection, TICK, list(names), self._clock.now_us())
         keys = [key for name, key in names.items() if name not in held]
-        return await resource_store.load_readable(connection, keys) if keys else []
+        return await resource_store.load_resources(connection, keys) if keys else []
 
     async def _set_aside(self, connection: Connection, shard: Shard, plan: TickPlan) -> int:
         """Set aside what could not be computed, charged up to where the shard was; return the shard's version."""
@@ -266,7 +266,7 @@ class Ticker:
         burns = await shard_store.load_burns(connection, shard.shard)
         cache = ShardCache.of_snapshot(stored.version, stored.through_us, burns, snapshot)
         if snapshot.unrested:
-            unrested = await resource_store.load_readable(connection, snapshot.unrested)
+            unrested = await resource_store.load_resources(connection, snapshot.unrested)
             cache.load(unrested, tables, stored.version)
         return cache
 
@@ -290,7 +290,7 @@ class Ticker:
     async def _heat_expired(self, connection: Connection, cache: ShardCache, through_us: int) -> None:
         expired = cache.expired(through_us)
         if expired:
-            cache.heat(await resource_store.load_readable(connection, expired))
+            cache.heat(await resource_store.load_resources(connection, expired))
 
 
 def _name(key: tuple[str, str]) -> str:

@@ -17,7 +17,7 @@ from services.metering.rules.timeline import build_timeline
 from services.metering.store import resources as resource_store
 from services.metering.store import shards as shard_store
 from services.metering.store.prices import load_tables
-from services.metering.store.resources import Resource
+from services.metering.store.resources import Resource, Unreadable
 from services.metering.store.shards import Shard
 from shared.db import Connection, ensure_partitions
 from shared.events.charges import CONTENT_TYPE
@@ -64,15 +64,21 @@ class Work:
     unpriced: set[tuple[str, str, str, str, int]] = field(default_factory=set)
     parts: dict[int, dict[Account, AccountPart]] = field(default_factory=dict)
     publishes: bool = True
+    # What can't be read, and so not be changed: whatever concerns it is kept until its row is mended.
+    unreadable: dict[ResourceKey, Unreadable] = field(default_factory=dict)
     # The versions at which resources were read; what is not here is new.
     seen: dict[ResourceKey, int] = field(default_factory=dict)
     # The last charge computed of a resource: the next event of the same transaction corrects that one.
     charges: dict[ResourceKey, tuple[History, Segments]] = field(default_factory=dict)
 
-    def take(self, resources: Mapping[ResourceKey, Resource]) -> None:
+    def take(self, found: Iterable[Resource | Unreadable]) -> None:
         """Hold resources as they were just read."""
-        self.resources.update(resources)
-        self.seen.update({key: resource.version for key, resource in resources.items()})
+        for resource in found:
+            if isinstance(resource, Unreadable):
+                self.unreadable[resource.key] = resource
+            else:
+                self.resources[resource.key] = resource
+                self.seen[resource.key] = resource.version
 
     def table(self, region: str) -> PriceTable:
         return self.tables.get(region, NO_PRICES)
@@ -198,7 +204,6 @@ async def open_work(
     version = await shard_store.share_prices(connection)
     tables = await prices.at(connection, version)
     locked = await shard_store.lock_shards(connection, sorted(shards))
-    resources = await resource_store.load_resources(connection, keys) if keys else {}
     work = Work(connection, now_us, version, tables, locked, publishes=publishes)
-    work.take(resources)
+    work.take(await resource_store.load_resources(connection, keys) if keys else ())
     return work

@@ -58,7 +58,11 @@ _COLUMNS = (
 
 def _resource(row: asyncpg.Record) -> Resource:
     region, resource_id, tenant_id, shard, version, history, *others = row
-    return Resource(region, resource_id, tenant_id, shard, version, decode_history(history), *others)
+    try:
+        read = decode_history(history)
+    except Corruption as error:
+        raise Corruption(f"{region}/{resource_id}: {error}") from error
+    return Resource(region, resource_id, tenant_id, shard, version, read, *others)
 
 
 def _read(row: asyncpg.Record) -> Resource | Unreadable:
@@ -68,21 +72,8 @@ def _read(row: asyncpg.Record) -> Resource | Unreadable:
         return Unreadable(row["region"], row["resource_id"], row["shard"], str(error), row["charged_through"])
 
 
-async def load_resources(connection: Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], Resource]:
+async def load_resources(connection: Connection, keys: Collection[tuple[str, str]]) -> list[Resource | Unreadable]:
     """The resources of the given (region, resource id), those that exist."""
-    rows = await connection.fetch(
-        f"""
-        select {", ".join("r." + name for name in _COLUMNS.split(", "))} from resource r
-        join unnest($1::text[], $2::text[]) k(region, resource_id) using (region, resource_id)
-        """,  # noqa: S608 - fixed column names
-        [key[0] for key in keys],
-        [key[1] for key in keys],
-    )
-    return {(row["region"], row["resource_id"]): _resource(row) for row in rows}
-
-
-async def load_readable(connection: Connection, keys: Collection[tuple[str, str]]) -> list[Resource | Unreadable]:
-    """Resources by (region, resource id), where their histories can be read."""
     rows = await connection.fetch(
         f"""
         select {", ".join("r." + name for name in _COLUMNS.split(", "))} from resource r
