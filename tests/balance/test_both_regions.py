@@ -1,6 +1,6 @@
 """One tenant in two regions has two accounts: whatever is done to one leaves the other as it was.
 
-Finding: tests F1. Keys of two columns were tested with one of them varying.
+Keys of two columns were tested with one of them varying.
 """
 
 from collections.abc import Awaitable, Callable

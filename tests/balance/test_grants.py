@@ -258,7 +258,7 @@ async def test_guessing_is_bounded_and_tells_nothing(books: Books) -> None:
     books.clock.set(START_US + HOUR_US)
     with pytest.raises(Refusal, match="voucher-used-up"):
         await books.vouchers.redeem("vn", "acme", "REAL-CODE-1")
-    # Finding: balance, what grows without bound: the hours before are forgotten.
+    # The hours before are forgotten.
     assert await books.rows("select hour from voucher_guess where tenant_id = 'acme'") == [(START_US + HOUR_US,)]
 
 

@@ -19,7 +19,7 @@ from tests.support.hostile_requests import find_faults
 
 
 async def test_no_input_is_answered_with_a_fault_and_none_poisons_an_account(books: Books) -> None:
-    """Finding: balance and enforcement 9: instants at the ends of time were stored, and then could not be read."""
+    """Instants at the ends of time were stored, and then could not be read."""
     await books.post(simple(1, {"acme": 5}))
     api = create_api("balance", readiness=dict)
     consumer = OffsetConsumer(

@@ -29,7 +29,7 @@ async def confirm(books: Books) -> None:
 
 
 async def test_no_permit_before_it_is_confirmed_and_a_grace_period_has_passed(books: Books) -> None:
-    """A permit of before is void too. Finding: balance-and-enforcement 2."""
+    """A permit of before is void too."""
     [tenant] = tenants_of(1, 1)
     await books.post(simple(1, {tenant: 50}))
     books.clock.set(DUE_US)
@@ -47,7 +47,6 @@ async def test_no_permit_before_it_is_confirmed_and_a_grace_period_has_passed(bo
 
 
 async def test_versions_of_known_and_of_new_accounts_are_above_all_that_were_told(books: Books) -> None:
-    """Finding: balance-and-enforcement 3."""
     known, new = tenants_of(1, 2)
     await books.post(simple(1, {known: 50}))
     [before] = await books.rows("select account_version from account")

@@ -13,7 +13,6 @@ from tests.support.hostile_requests import find_faults
 
 
 async def test_no_input_is_answered_with_a_fault(open_world: Open) -> None:
-    """Finding: balance and enforcement 9."""
     world = await open_due(open_world, "ctr-1")
     api = create_api("enforcement", readiness=dict)
     api.include_router(create_routes(world.service))

@@ -52,7 +52,6 @@ def service_event(world: World, kind: str, service: str, incarnation: int) -> di
 
 @pytest.mark.parametrize("service", ["metering", "balance", "payment"])
 async def test_nothing_is_deleted_after_a_restore_before_it_is_confirmed(open_world: Open, service: str) -> None:
-    """Finding: balance-and-enforcement 2."""
     world = await open_due(open_world, "ctr-1")
     world.start("consumer")
     await world.publish(SERVICE_EVENTS, service_event(world, "restored", service, 1))
@@ -73,7 +72,7 @@ async def test_nothing_is_deleted_after_a_restore_before_it_is_confirmed(open_wo
 
 
 async def test_a_debtor_of_a_ledger_that_was_set_back_is_stopped_and_nobody_deleted(open_world: Open) -> None:
-    """Balance's answer is older than an event of a future that it lost. Finding: balance-and-enforcement 3."""
+    """Balance's answer is older than an event of a future that it lost."""
     world = await open_due(open_world, "ctr-1")
     await world.learn(account("ok", 7), happened("started", "ctr-1", world.clock.now_us()))
     world.balance.set(account("negative", 3, since_us=world.clock.now_us()))

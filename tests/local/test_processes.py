@@ -82,7 +82,6 @@ def test_a_large_log_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 async def test_a_log_is_set_aside_while_its_process_writes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Finding: running W5."""
     monkeypatch.setattr("deploy.local.processes.LOG_BYTES_MAX", 100)
     log = tmp_path / "s.log"
     writer = [sys.executable, "-uc", "import time\nfor i in range(9**9): print(i); time.sleep(0.01)"]

@@ -1,7 +1,4 @@
-"""A callback that can't be read or applied: kept with its reason, in nobody's way, applied again or dismissed.
-
-Findings: payment A3, A4, A11.
-"""
+"""A callback that can't be read or applied: kept with its reason, in nobody's way, applied again or dismissed."""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -335,7 +332,7 @@ async def test_reconciliation_works_beside_an_order_that_can_not_be_asked_about(
 
 
 async def test_a_dispute_in_another_currency_is_queued_again_with_each_step(edge: Edge) -> None:
-    """Finding: payment A10. Dismissed while it was open, it must come again when it is lost."""
+    """Dismissed while it was open, it must come again when it is lost."""
     shop = edge.shop
     await shop.apply(paid(await shop.order()))
     usd = Money(1_000_000, "USD")

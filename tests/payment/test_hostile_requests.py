@@ -12,7 +12,6 @@ from tests.support.hostile_requests import find_faults
 
 
 async def test_no_input_is_answered_with_a_fault(shop: Shop) -> None:
-    """Finding: payment A12."""
     order = await shop.order()
     await shop.apply(paid(order))
     service = shop.service

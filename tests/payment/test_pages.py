@@ -101,7 +101,7 @@ async def test_a_receipt_names_the_payer_escaped_and_what_went_back(shop: Shop, 
 
 
 async def test_only_the_random_token_shows_an_order(shop: Shop, browser: httpx.AsyncClient) -> None:
-    """Finding: payment A6. An order's id can be worked out from its tenant and key; the token can't."""
+    """An order's id can be worked out from its tenant and key; the token can't."""
     orders = [await shop.order() for _ in range(3)]
     assert len({order.page_token for order in orders}) == 3
     shop.balance.balance_micros = 123_000_000
@@ -127,12 +127,11 @@ async def test_only_the_random_token_shows_an_order(shop: Shop, browser: httpx.A
     ],
 )
 async def test_no_address_is_an_error_of_ours(browser: httpx.AsyncClient, path: str) -> None:
-    """Finding: payment A12."""
     assert 400 <= (await browser.get(path)).status_code < 500
 
 
 async def test_what_a_person_settled_is_shown_as_it_was_settled(shop: Shop, browser: httpx.AsyncClient) -> None:
-    """Finding: payment A8. 10 dollars were quoted as 300,000 dong; 12 came, and 100,000 dong were credited."""
+    """10 dollars were quoted as 300,000 dong; 12 came, and 100,000 dong were credited."""
     rates = shop.service.rates
     await rates.publish(Rate("USD", "VND", parse_rate("30000"), date(2027, 1, 15)), "treasury")
     quote = await rates.quote("vn", Money(10_000_000, "USD"))
@@ -156,7 +155,6 @@ async def test_what_a_person_settled_is_shown_as_it_was_settled(shop: Shop, brow
 async def test_webhooks_do_not_wait_for_receipts(
     shop: Shop, browser: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Finding: payment A7."""
     await shop.apply(paid(await shop.order()))
     await shop.acknowledge("stripe:pi_1")
     await shop.service.receipts.issue()

@@ -119,7 +119,7 @@ def test_a_pdf_is_the_same_file_each_time() -> None:
 def test_every_character_of_a_name_is_set_or_seen_to_be_missing(
     name: str, shown: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Finding: payment A7. Japanese names disappeared from the receipts of a Japanese region."""
+    """Japanese names disappeared from the receipts of a Japanese region."""
     written: list[str] = []
     multi_cell = FPDF.multi_cell
 

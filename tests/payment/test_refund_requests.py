@@ -1,7 +1,4 @@
-"""Refunds that operators ask for: checked before they are kept, taken back, in nobody's way, never made twice.
-
-Finding: payment A2.
-"""
+"""Refunds that operators ask for: checked before they are kept, taken back, in nobody's way, never made twice."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Edges of payment's rules, each with the planted bug that its check sees (findings: tests F2 and small holes).
+"""Edges of payment's rules, each with the planted bug that its check sees.
 
 A plant is the rule's own source with one piece replaced, as a module of its own.
 """

@@ -1,6 +1,6 @@
 """Two processes of payment beside each other while their sessions are cut: nothing lost, nothing twice.
 
-Finding: running W1. A session that PostgreSQL ends fails whoever takes it next with an error that names no connection.
+A session that PostgreSQL ends fails whoever takes it next with an error that names no connection.
 """
 
 import asyncio

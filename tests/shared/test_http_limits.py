@@ -96,7 +96,6 @@ async def talk(port: int, *pieces: bytes) -> bytes:
 
 
 async def test_a_chunked_body_is_refused_before_it_fills_the_memory(port: int) -> None:
-    """Finding: balance and enforcement 9, payment A9."""
     chunk = b"%x\r\n" % 65536 + b" " * 65536 + b"\r\n"
     answered = await talk(port, HEAD + b"transfer-encoding: chunked\r\n\r\n", *[chunk] * 33)
     assert answered.startswith(b"HTTP/1.1 413 ")
@@ -180,7 +179,7 @@ async def test_a_client_that_reads_no_answer_loses_its_connection(monkeypatch: p
 
 
 async def test_the_connection_of_an_answered_fault_serves_the_next_request(port: int) -> None:
-    """Finding: balance and enforcement 9: the next pooled request got a ReadError."""
+    """The next pooled request got a ReadError."""
     async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", limits=httpx.Limits(max_connections=1)) as client:
         for _ in range(3):
             answer = await client.get("/v1/faulty")

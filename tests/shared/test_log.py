@@ -17,7 +17,6 @@ def record(logger: str, message: str, *arguments: object) -> logging.LogRecord:
 
 
 def test_an_outage_of_the_broker_writes_a_line_of_each_kind() -> None:
-    """Finding: running W5."""
     clock = Clock()
     quiet = OncePerKind(monotonic=clock)
     passed = []

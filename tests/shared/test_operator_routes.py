@@ -59,7 +59,6 @@ def record(offset: int, value: bytes | None, topic: str = CHARGES, **headers: by
 
 
 async def test_dead_letters_are_paged_and_filtered_and_named(pool: Pool, client: httpx.AsyncClient) -> None:
-    """Finding: metering 11."""
     garbage = await bury(pool, *(record(number, b"{") for number in range(5)))
     binary = record(9, b'{"tenant_id": "else"}', LIFECYCLE, ce_id=b"e2", ce_source=b"platform/eu")
     named = await bury(pool, record(8, orjson.dumps(EVENT), LIFECYCLE), binary, reason="other_tenant")
@@ -129,7 +128,6 @@ async def test_an_item_set_aside_is_listed_and_tried_at_once(pool: Pool, client:
 
 
 async def test_errors_of_a_session_answer_503_and_those_of_data_500() -> None:
-    """Finding: running W1."""
     errors: dict[str, Exception] = {
         "cut": asyncpg.InternalClientError("cannot switch to state 15"),
         "closed": asyncpg.InterfaceError("connection is closed"),

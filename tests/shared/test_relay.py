@@ -136,7 +136,7 @@ async def test_a_stand_by_passes_its_hints_on(pool: Pool) -> None:
 
 
 async def test_a_relay_that_waits_for_the_broker_keeps_its_session_and_shows_how_long(pool: Pool) -> None:
-    """Finding: running W2. The server ends the session of a holder that says nothing for eight seconds."""
+    """The server ends the session of a holder that says nothing for eight seconds."""
     producer = Producer()
     async with running(make_relay(pool, producer)):
         await append(pool, b"waits")
@@ -154,7 +154,7 @@ async def is_published(pool: Pool) -> bool:
 
 
 async def test_a_holder_that_says_nothing_frees_its_lock_and_its_rows(pool: Pool) -> None:
-    """Findings: running W2 and W3. This is what the server sees of a frozen process."""
+    """This is what the server sees of a frozen process."""
     await append(pool, b"locked")
     began = time.monotonic()
     error = await lock_and_say_nothing(pool)
@@ -177,7 +177,6 @@ async def lock_and_say_nothing(pool: Pool) -> Exception | None:
 
 
 async def test_a_clock_that_jumps_drops_nothing(pool: Pool) -> None:
-    """Finding: metering 8."""
     clock, producer = FixedClock(START_US), taking()
     async with running(make_relay(pool, producer, clock, idle_seconds=0.05)):
         await append(pool, b"kept")

@@ -246,7 +246,7 @@ async def test_of_two_processes_that_start_at_once_one_restores(place: Place) ->
 
 
 async def test_the_end_of_a_transaction_at_the_tail_holds_nobody_up(place: Place) -> None:
-    """Finding: integrations 2. A stranger wrote to our topic, and its last offset is no record."""
+    """A stranger wrote to our topic, and its last offset is no record."""
     producer = AIOKafkaProducer(bootstrap_servers=place.bootstrap, transactional_id=f"{place.prefix}stranger")
     await producer.start()
     with suppress(RuntimeError):

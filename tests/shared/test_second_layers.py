@@ -1,4 +1,4 @@
-"""Layers behind other layers: each is tested where the others agree (findings: tests F9, F10, F12).
+"""Layers behind other layers: each is tested where the others agree.
 
 An offset's row locks out a second consumer, a dead letter is replayed once, and a relay keeps each stream's order on
 the topic: effects that dedupe by themselves would hide all three.

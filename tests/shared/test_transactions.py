@@ -46,7 +46,7 @@ async def at_the_end(pool: Pool, watermarks: dict[int, int]) -> None:
 async def test_aborted_records_are_not_read_and_markers_move_the_position(
     make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
 ) -> None:
-    """Findings: integrations 1 and 2. Each partition ends with a transaction's marker."""
+    """Each partition ends with a transaction's marker."""
     await ensure_topics(kafka_bootstrap, topic_prefix)
     _, app_url = await make_database("balance")
     pool = await open_pool(app_url, application="transactions", size_max=4)

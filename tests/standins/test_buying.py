@@ -254,7 +254,7 @@ def test_automatic_top_up_is_suspended_where_the_bank_asks_for_the_customer(town
 
 @pytest.mark.parametrize("change", ["the consent is withdrawn", "less is agreed to"])
 def test_what_was_decided_during_an_outage_is_decided_again_after_it(town: Town, change: str) -> None:
-    """Finding: payment A1. The card is charged by the agreement in force, or not at all."""
+    """The card is charged by the agreement in force, or not at all."""
     tenant = "withdrawer" if change == "the consent is withdrawn" else "changer"
     town.pay(town.order(tenant, save_card=True))
     town.wait_balance(tenant, 100_000)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from tests.fleet.making import HOUR_US, SECOND_US, Event, make_books, timestamp
+from tests.story.bad_rows import BAD_ROWS
 
 MINUTE_US = 60 * SECOND_US
 SERVICES = ("metering", "balance", "payment", "enforcement")
@@ -17,7 +18,7 @@ TENANTS = 5
 STEPS = 14
 
 Account = tuple[str, str]
-Trouble = Literal["pause", "kill", "cut", "garbage", "aborted", "repeat", "back up", "restore", "consent"]
+Trouble = Literal["pause", "kill", "cut", "garbage", "aborted", "repeat", "back up", "restore", "consent", "bad row"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Credit:
 
 @dataclass(frozen=True)
 class TroubleAt:
-    """`target` is a process ("metering-2") for pause and kill, a service for cut, back up and restore."""
+    """`target` is a process ("metering-2") for pause and kill, a service for all else."""
 
     kind: Trouble
     target: str = ""
@@ -69,12 +70,13 @@ def draw_story(seed: int, start_us: int) -> Story:
     # Drawn by itself, so that a story without it is the same story.
     consent = random.Random(seed + 1_000_003)
     withdrawn = [(consent.randrange(STEPS), TroubleAt("consent"))] if consent.random() < 0.5 else []
+    besides = (*restores, *withdrawn, *_draw_bad_rows(random.Random(seed + 2_000_003)))
     steps = tuple(
         Step(
             at_us,
             tuple(planned[number]),
             tuple(_draw_credits(draw, seed, number)),
-            (*_draw_troubles(draw), *(trouble for at, trouble in (*restores, *withdrawn) if at == number)),
+            (*_draw_troubles(draw), *(trouble for at, trouble in besides if at == number)),
             draw.random() < 0.6,
         )
         for number, at_us in enumerate(clock)
@@ -122,6 +124,12 @@ def _draw_restore(draw: random.Random) -> list[tuple[int, TroubleAt]]:
     service, dumped = draw.choice(SERVICES), draw.randrange(1, STEPS - 4)
     lost = dumped + draw.randrange(1, 4)
     return [(dumped, TroubleAt("back up", service)), (lost, TroubleAt("restore", service))]
+
+
+def _draw_bad_rows(draw: random.Random) -> list[tuple[int, TroubleAt]]:
+    """Rows that nothing can be done with, each in a step of its own; they stay until the end."""
+    services = draw.sample(sorted(BAD_ROWS), draw.choice((0, 1, 2)))
+    return [(draw.randrange(1, STEPS - 1), TroubleAt("bad row", service)) for service in services]
 
 
 @dataclass

@@ -26,7 +26,7 @@ def settle_without(cluster: Cluster, service: str, other: str) -> None:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("service", ["metering", "balance"])
 def test_whichever_process_is_frozen_the_other_goes_on(make_cluster: MakeCluster, service: str) -> None:
-    """Findings: running W2 and W3. One of the two holds the relay, and each has partitions."""
+    """One of the two holds the relay, and each has partitions."""
     cluster = make_cluster(processes=2)
     cluster.put_book(BOOK)
     cluster.credit(("vn", "acme"), 100_000_000, "first")

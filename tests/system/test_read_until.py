@@ -58,7 +58,6 @@ def require_nothing_taken_back(cluster: Cluster) -> None:
 
 
 def test_a_worker_that_was_killed_or_paused_reads_before_it_charges(make_cluster: MakeCluster) -> None:
-    """Findings: metering 2, balance-and-enforcement 5."""
     cluster = make_cluster(names=("metering", "balance", "enforcement"))
     cluster.put_book(BOOK)
     cluster.credit(("vn", "acme"), CREDIT_MICROS, "first")
@@ -92,7 +91,6 @@ def test_a_worker_that_was_killed_or_paused_reads_before_it_charges(make_cluster
 
 
 def test_an_open_transaction_and_a_new_partition_are_waited_for(make_cluster: MakeCluster) -> None:
-    """Findings: integrations 1 and 2, metering 10."""
     cluster = make_cluster()
     cluster.put_book(BOOK)
     for resource in ("open", "added"):

@@ -65,7 +65,6 @@ def confirm(cluster: Cluster, service: str, incarnation: int = 1) -> None:
 
 @pytest.mark.parametrize("age_us", [10 * MINUTE_US, 23 * HOUR_US], ids=["ten minutes old", "a day old"])
 def test_a_restored_balance_posts_again_and_lists_what_it_lost(make_cluster: MakeCluster, age_us: int) -> None:
-    """Findings: balance-and-enforcement 2 and 3."""
     cluster = make_cluster(names=SERVICES)
     fleet, events = begin(cluster)
     dump = cluster.dump("balance")

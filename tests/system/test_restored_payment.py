@@ -54,7 +54,6 @@ def sink(cluster: PaymentCluster) -> None:
 
 
 def test_an_order_that_a_restored_balance_lost_keeps_the_deletion_away(cluster: PaymentCluster) -> None:
-    """Finding: balance-and-enforcement 2, the page that is open at the provider."""
     sink(cluster)
     dump = cluster.dump("balance")
     order_id = str(cluster.order("after the dump")["order_id"])

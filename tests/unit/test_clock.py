@@ -19,7 +19,7 @@ from tests.oracle.instants import instant
     ],
 )
 def test_leap_seconds_are_read(text: str, same: str) -> None:
-    """Finding: metering, smaller ones: a `stopped` in a leap second was dead and its container charged on."""
+    """A `stopped` in a leap second was dead and its container charged on."""
     assert parse_instant(text) == parse_instant(same) == instant(text)
 
 
