@@ -8,11 +8,13 @@ import asyncpg
 import pytest
 
 from services.balance.app import grants as grants_module
+from services.balance.app import vouchers as vouchers_module
 from services.balance.app.grants import GrantRequest
 from services.balance.app.vouchers import VoucherRequest
 from services.balance.rules.grants import Burning
 from services.balance.store.accounts import Account
 from services.balance.store.grants import Checkpoint
+from services.balance.store.vouchers import Voucher, lock_voucher
 from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.db import Connection, is_transient, transaction
 from shared.errors import Refusal
@@ -230,6 +232,38 @@ async def test_a_voucher_is_redeemed_once_per_tenant_and_no_more_often_than_it_m
     assert accounts == [(50,)] * 3
     assert await books.rows("select redemptions from voucher") == [(3,)]
     assert await books.audit() == []
+
+
+async def test_two_who_redeem_a_voucher_at_one_instant_are_told_apart_by_its_lock(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first goes on once the second waits for the lock; without one the second would have looked by then."""
+    await books.vouchers.issue(voucher(code="spring-2027"))
+    looked: list[int] = []
+
+    async def find_second() -> list[tuple[object, ...]]:
+        waiting = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+        return [(item,) for item in looked[1:]] or await books.rows(waiting)
+
+    async def lock_and_wait(connection: Connection, code_hash: bytes) -> Voucher | None:
+        locked = await lock_voucher(connection, code_hash)
+        looked.append(1)
+        if len(looked) == 1:
+            found: list[tuple[object, ...]] = await eventually(find_second, what="the second one")
+            assert found
+        return locked
+
+    monkeypatch.setattr(vouchers_module, "lock_voucher", lock_and_wait)
+    # Of two shards, and known before: nothing else that they would wait for.
+    of_shard = {shard_of("vn", f"t{number}", SHARDS): f"t{number}" for number in range(9)}
+    tenants = list(of_shard.values())[:2]
+    for name in tenants:
+        await books.grants.give("vn", name, promotion())
+    work = [books.vouchers.redeem("vn", name, "Spring 2027") for name in tenants]
+    results = await asyncio.gather(*work, return_exceptions=True)
+    errors = [item for item in results if isinstance(item, BaseException)]
+    assert [(type(error), getattr(error, "code", "")) for error in errors] == [(Refusal, "voucher-used-up")]
+    assert await books.rows("select balance_micros from account order by 1 desc limit 2") == [(150,), (100,)]
 
 
 async def test_a_code_is_told_once_and_a_repeat_of_its_issue_changes_nothing(books: Books) -> None:
