@@ -138,7 +138,7 @@ class Play:
         if trouble.kind == "pause" and trouble.target not in self.killed:
             self.cluster.signal(trouble.target, signal.SIGSTOP)
             self.paused.append(trouble.target)
-        elif trouble.kind == "kill" and trouble.target not in self.paused:
+        elif trouble.kind == "kill" and trouble.target not in (*self.paused, *self.killed):
             self.cluster.kill(trouble.target)
             self.killed.append(trouble.target)
 
@@ -158,9 +158,12 @@ class Play:
     def _restore(self, service: str) -> None:
         """The database is lost; both processes start at once on its dump. An operator gives again what balance lost."""
         names = [name for name in self.cluster.process_names if name.partition("-")[0] == service]
-        self.known_deletes = {item["id"] for item in self._read(COMMANDS) if item["type"] != "container.stop"}
         for name in names:
             self.cluster.kill(name)
+        if service != "enforcement":
+            # What was decided before the loss is on its way.
+            wait_for(lambda: self.cluster.status("enforcement").get("unpublished") == 0, what="commands told")
+        self.known_deletes = {item["id"] for item in self._read(COMMANDS) if item["type"] != "container.stop"}
         self.cluster.restore_dump(service, self.dumps[service])
         if service == "metering" and service in self.broken:
             # Nothing is settled again of a history that can't be read: the dump's row is mended before the start.
