@@ -85,8 +85,8 @@ class OffsetConsumer:
     and compacted tails, which bring no record, move it too.
 
     An error of the data bisects a poll until one record is alone; that one is applied once more on a fresh connection
-    and then goes to the dead letters. A transient fault retries the same poll with backoff; a Corruption stops the
-    consumer.
+    and then goes to the dead letters; so does one that meets a Corruption: its line stops, its neighbours' go on. A
+    transient fault retries the same poll with backoff; a fault of the broker's stops the consumer.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class OffsetConsumer:
         self.assigned = asyncio.Event()
 
     async def run(self) -> None:
-        """Consume until cancelled. Raises on faults of the broker or a Corruption; the supervisor decides."""
+        """Consume until cancelled. Raises on faults of the broker; the supervisor decides."""
         described = await describe_topics(self._bootstrap, [self._prefix + topic for topic in self.topics])
         missing = [topic for topic in self.topics if self._prefix + topic not in described]
         if missing:
