@@ -168,7 +168,7 @@ class MeteringApi:
             if resource is None:
                 raise Refusal("resource-not-found", f"no resource {resource_id} is known in {region}", status=404)
             if isinstance(resource, resource_store.Unreadable):
-                raise Refusal("resource-unreadable", f"the stored history can't be read: {resource.reason}")
+                raise Refusal("resource-unreadable", f"resource {resource_id} of {region}: {resource.reason}")
             shard = (await shard_store.lock_shards(connection, [resource.shard]))[resource.shard]
         through_us = resource.charged_through_us or shard.metered_through_us
         segments = charge(resource.history, tables.get(region, NO_PRICES), through_us)

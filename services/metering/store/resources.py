@@ -58,11 +58,7 @@ _COLUMNS = (
 
 def _resource(row: asyncpg.Record) -> Resource:
     region, resource_id, tenant_id, shard, version, history, *others = row
-    try:
-        read = decode_history(history)
-    except Corruption as error:
-        raise Corruption(f"{region}/{resource_id}: {error}") from error
-    return Resource(region, resource_id, tenant_id, shard, version, read, *others)
+    return Resource(region, resource_id, tenant_id, shard, version, decode_history(history), *others)
 
 
 def _read(row: asyncpg.Record) -> Resource | Unreadable:
@@ -96,9 +92,14 @@ async def load_changed(connection: Connection, shard: int, version: int) -> list
 
 
 async def load_all(connection: Connection, shard: int) -> list[Resource]:
-    """All the shard's resources, the ended ones too."""
+    """All the shard's resources, the ended ones too. Raises Corruption where a history can't be read."""
     rows = await connection.fetch(f"select {_COLUMNS} from resource where shard = $1", shard)  # noqa: S608
-    return [_resource(row) for row in rows]
+    found: list[Resource] = []
+    for item in map(_read, rows):
+        if isinstance(item, Unreadable):
+            raise Corruption(f"{item.region}/{item.resource_id}: {item.reason}")
+        found.append(item)
+    return found
 
 
 async def load_open(connection: Connection, shard: int, through_us: int) -> list[Resource | Unreadable]:
