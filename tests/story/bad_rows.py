@@ -6,6 +6,8 @@ Each is of an account of its own: nobody else may notice. Statements speak of `{
 from dataclasses import dataclass
 from typing import Final
 
+from tests.system.cluster import Cluster
+
 
 @dataclass(frozen=True)
 class BadRow:
@@ -63,3 +65,17 @@ BAD_ROWS: Final = {
         ),
     ),
 }
+
+
+def break_row(cluster: Cluster, service: str, tenant: str) -> str:
+    """Break the row of `tenant`; answer what `mend_row` needs."""
+    bad = BAD_ROWS[service]
+    [(kept,)] = cluster.query(service, bad.keep_sql.format(tenant=tenant))
+    for statement in bad.break_sql:
+        cluster.query(service, statement.format(tenant=tenant))
+    return str(kept)
+
+
+def mend_row(cluster: Cluster, service: str, tenant: str, kept: str) -> None:
+    for statement in BAD_ROWS[service].mend_sql:
+        cluster.query(service, statement.format(tenant=tenant, kept=kept))

@@ -18,7 +18,7 @@ from shared.topics import COMMANDS, ENFORCEMENT_EVENTS, LIFECYCLE, USAGE
 from tests.fleet.making import Event, lines_of
 from tests.oracle.accounts import answer
 from tests.standins.town import Town
-from tests.story.bad_rows import BAD_ROWS
+from tests.story.bad_rows import BAD_ROWS, break_row, mend_row
 from tests.story.drawing import Account, Credit, Step, Story, TroubleAt
 from tests.story.truth import Truth
 from tests.system.broker import Outgoing, outgoing
@@ -167,7 +167,7 @@ class Play:
         self.cluster.restore_dump(service, self.dumps[service])
         if service == "metering" and service in self.broken:
             # Nothing is settled again of a history that can't be read: the dump's row is mended before the start.
-            self._mend(service, self.broken.pop(service))
+            mend_row(self.cluster, service, self._victim(service), self.broken.pop(service))
         lost = list(self.given) if service == "balance" else []
         for credit in lost:
             self._note_credit(credit.account, -credit.amount_micros)
@@ -204,20 +204,16 @@ class Play:
         tenant = self._victim(service)
         if service == "metering":
             self._publish_victim(tenant)
-        [(self.broken[service],)] = self.cluster.query(service, BAD_ROWS[service].keep_sql.format(tenant=tenant))
-        for statement in BAD_ROWS[service].break_sql:
-            self.cluster.query(service, statement.format(tenant=tenant))
+        self.broken[service] = break_row(self.cluster, service, tenant)
         if service != "metering":
             self._wait_set_aside(service)
 
     def _publish_victim(self, tenant: str) -> None:
         """A container that runs on plenty of credit."""
         self._credit(Credit(("vn", tenant), 10**15, tenant))
-        command = {"id": tenant, "subject": tenant, "data": {"region": "vn", "tenant_id": tenant}}
-        created, started = (self._say(command, f"container.{verb}") for verb in ("created", "started"))
-        created["data"] |= {"gpu_sku": "a30", "gpu_count": 1, "persistent_storage_gb": 10}
-        for event, verb in ((created, "created"), (started, "started")):
-            event["id"] = f"{tenant}-{verb}"
+        account, configuration = ("vn", tenant), {"gpu_sku": "a30", "gpu_count": 1, "persistent_storage_gb": 10}
+        created = self._event(f"{tenant}-created", "container.created", tenant, account, **configuration)
+        started = self._event(f"{tenant}-started", "container.started", tenant, account)
         lines = lines_of([created, started])
         self.truth.lines += lines
         self.cluster.publish(lines)
@@ -238,20 +234,16 @@ class Play:
     def _mend_rows(self) -> None:
         """An operator sees what is set aside, mends the rows, and has the items tried again."""
         for service, kept in self.broken.items():
-            bad = BAD_ROWS[service]
-            items = self.cluster.get(service, "/v1/set-aside", kind=bad.kind)["set_aside"]
-            self._mend(service, kept)
+            kind = BAD_ROWS[service].kind
+            items = self.cluster.get(service, "/v1/set-aside", kind=kind)["set_aside"]
+            mend_row(self.cluster, service, self._victim(service), kept)
             for item in items:
                 word = {"actor": "sre", "reason": "the row is mended"}
-                self.cluster.post(service, f"/v1/set-aside/{bad.kind}/{item['item']}/retry", word)
+                self.cluster.post(service, f"/v1/set-aside/{kind}/{item['item']}/retry", word)
         if self.broken:
             self.broken.clear()
             self.cluster.set_clock(self.cluster.now_us + 2 * MINUTE_US)
             self._look()
-
-    def _mend(self, service: str, kept: str) -> None:
-        for statement in BAD_ROWS[service].mend_sql:
-            self.cluster.query(service, statement.format(tenant=self._victim(service), kept=kept))
 
     def _check_consent(self) -> None:
         """Nothing was taken of the customer but what he paid himself."""
@@ -361,15 +353,20 @@ class Play:
             self._look()
 
     def _say(self, command: Mapping[str, Any], kind: str) -> Event:
-        data = command["data"]
+        account = command["data"]["region"], command["data"]["tenant_id"]
+        return self._event(f"obeyed-{command['id']}", kind, command["subject"], account)
+
+    def _event(self, event_id: str, kind: str, subject: str, account: Account, **data: Any) -> Event:
+        """What a platform says of now."""
+        region, tenant_id = account
         return {
             "specversion": "1.0",
-            "id": f"obeyed-{command['id']}",
-            "source": f"platform/{data['region']}",
+            "id": event_id,
+            "source": f"platform/{region}",
             "type": kind,
-            "subject": command["subject"],
+            "subject": subject,
             "time": format_instant(self.cluster.now_us),
-            "data": {"region": data["region"], "tenant_id": data["tenant_id"]},
+            "data": {"region": region, "tenant_id": tenant_id, **data},
         }
 
     def _redeem(self, command: Mapping[str, Any]) -> bool:
