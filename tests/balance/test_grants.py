@@ -23,6 +23,7 @@ from tests.balance.batches import SHARDS, charges, encode, make_batch, simple
 from tests.balance.books import START_US, Books
 from tests.balance.facts import captured, refunded
 from tests.support.eventually import eventually
+from tests.support.locks import count_lock_waits
 
 DAY = 86_400
 
@@ -134,10 +135,7 @@ async def test_a_burst_of_guesses_gets_no_more_answers_than_one_after_another(bo
 
 async def test_a_rest_expires_once_though_its_process_dies_before_or_after_the_commit(books: Books) -> None:
     async def waits_for_lock() -> bool:
-        [(waiting,)] = await books.rows(
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        )
-        return waiting == 1
+        return await count_lock_waits(books.pool) == 1
 
     grant = await books.grants.give("vn", "acme", promotion())
     books.clock.set(START_US + 300 * DAY_US)
@@ -239,18 +237,17 @@ async def test_two_who_redeem_a_voucher_at_one_instant_are_told_apart_by_its_loc
 ) -> None:
     """The first goes on once the second waits for the lock; without one the second would have looked by then."""
     await books.vouchers.issue(voucher(code="spring-2027"))
-    looked: list[int] = []
+    looked: list[Voucher | None] = []
 
-    async def find_second() -> list[tuple[object, ...]]:
-        waiting = "select 1 from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        return [(item,) for item in looked[1:]] or await books.rows(waiting)
+    async def second_came() -> bool:
+        return len(looked) > 1 or await count_lock_waits(books.pool) > 0
 
     async def lock_and_wait(connection: Connection, code_hash: bytes) -> Voucher | None:
         locked = await lock_voucher(connection, code_hash)
-        looked.append(1)
+        looked.append(locked)
         if len(looked) == 1:
-            found: list[tuple[object, ...]] = await eventually(find_second, what="the second one")
-            assert found
+            came: bool = await eventually(second_came, what="the second one")
+            assert came
         return locked
 
     monkeypatch.setattr(vouchers_module, "lock_voucher", lock_and_wait)

@@ -18,6 +18,7 @@ from tests.balance.batches import charges, encode, make_batch, simple, tenants_o
 from tests.balance.books import GRACE_US, PERMIT_US, START_US, Books
 from tests.balance.facts import captured, dispute_closed, disputed, refund_failed, refunded
 from tests.support.eventually import eventually
+from tests.support.locks import count_lock_waits
 
 DUE_US = START_US + GRACE_US
 
@@ -150,10 +151,9 @@ async def test_a_credit_that_is_not_committed_yet_makes_a_grant_and_a_redemption
     await posted.wait()
     granting = asyncio.create_task(books.permits.grant("vn", debtor, START_US, DUE_US))
     redeeming = asyncio.create_task(books.permits.redeem(permit.permit_id, "ctr-1"))
-    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 
     async def both_wait() -> bool:
-        return await books.rows(waiting) == [(2,)]
+        return await count_lock_waits(books.pool) == 2
 
     blocked: bool = await eventually(both_wait, what="the grant and the redemption waiting for the account")
     assert blocked

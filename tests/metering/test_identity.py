@@ -17,6 +17,7 @@ from shared.kafka import Record
 from shared.topics import LIFECYCLE
 from tests.metering.meter import START_US, Meter, book, lifecycle
 from tests.support.eventually import eventually
+from tests.support.locks import count_lock_waits
 
 
 def created_by(tenant_id: str, gpu_count: int) -> list[dict[str, Any]]:
@@ -57,11 +58,8 @@ async def test_two_creations_of_one_id_at_one_moment_leave_one_life(meter: Meter
 
 
 async def wait_for_lock(meter: Meter) -> None:
-    async def waiting() -> list[tuple[Any, ...]]:
-        return await meter.rows("select 1 from pg_stat_activity where wait_event_type = 'Lock' and state = 'active'")
-
-    found: list[tuple[Any, ...]] = await eventually(waiting, what="the wait for the first transaction")
-    assert found
+    waits: int = await eventually(lambda: count_lock_waits(meter.pool), what="the wait for the first transaction")
+    assert waits
 
 
 async def test_a_resource_that_changed_since_it_was_read_is_not_written(meter: Meter) -> None:

@@ -5,9 +5,8 @@ import asyncio
 import asyncpg
 import pytest
 
-from shared.clock import SystemClock
 from shared.consumer import RETRYING, Poll
-from shared.db import Connection, Pool, ensure_partitions, open_pool, transaction
+from shared.db import Connection, Pool, open_pool
 from shared.errors import Corruption
 from shared.kafka import open_producer
 from shared.topics import CHARGES, ensure_topics
@@ -37,11 +36,8 @@ async def count_dead(pool: Pool) -> int:
     ],
 )
 async def test_errors_of_a_session_are_retried_and_bury_nothing(
-    error: Exception, make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
+    error: Exception, consumer_pool: Pool, kafka_bootstrap: str, topic_prefix: str
 ) -> None:
-    await ensure_topics(kafka_bootstrap, topic_prefix)
-    _, app_url = await make_database("balance")
-    pool = await open_pool(app_url, application="test", size_max=4)
     seen: list[bytes] = []
     failures = [error] * 3
     retrying = RETRYING.labels(f"{topic_prefix}test")
@@ -53,25 +49,19 @@ async def test_errors_of_a_session_are_retried_and_bury_nothing(
             raise failures.pop()
         seen.extend(record.value or b"" for record in poll.records)
 
-    async with consuming(pool, kafka_bootstrap, topic_prefix, apply):
+    async with consuming(consumer_pool, kafka_bootstrap, topic_prefix, apply):
         await send(kafka_bootstrap, topic_prefix + CHARGES, b"good")
         await eventually(lambda: seen == [b"good"])
         await eventually(lambda: retrying._value.get() == 0, what="nothing retried")
-    assert await count_dead(pool) == 0
+    assert await count_dead(consumer_pool) == 0
     assert shown[0] == 0
     assert shown[-1] > 0, "the metric says that a poll is retried"
-    await pool.close()
 
 
 async def test_facts_that_contradict_each_other_stop_no_neighbour(
-    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
+    consumer_pool: Pool, kafka_bootstrap: str, topic_prefix: str
 ) -> None:
     """The record that they come of is kept as a dead letter; those beside and behind it are applied."""
-    await ensure_topics(kafka_bootstrap, topic_prefix)
-    _, app_url = await make_database("balance")
-    pool = await open_pool(app_url, application="test", size_max=4)
-    async with transaction(pool) as connection:
-        await ensure_partitions(connection, "outbox", SystemClock().now_us())
     seen: list[bytes] = []
 
     async def apply(_connection: Connection, poll: Poll) -> None:
@@ -80,13 +70,12 @@ async def test_facts_that_contradict_each_other_stop_no_neighbour(
             raise Corruption("a stored row can't be read")
         seen.extend(values)
 
-    async with consuming(pool, kafka_bootstrap, topic_prefix, apply):
+    async with consuming(consumer_pool, kafka_bootstrap, topic_prefix, apply):
         await send(kafka_bootstrap, topic_prefix + CHARGES, b"one", b"bad", b"two")
         await eventually(lambda: set(seen) == {b"one", b"two"})
         await send(kafka_bootstrap, topic_prefix + CHARGES, b"three")
         await eventually(lambda: b"three" in seen)
-    assert await count_dead(pool) == 1
-    await pool.close()
+    assert await count_dead(consumer_pool) == 1
 
 
 async def test_sessions_that_are_cut_all_the_time_bury_nothing(
@@ -133,13 +122,8 @@ async def test_sessions_that_are_cut_all_the_time_bury_nothing(
 
 
 async def test_a_lone_record_is_buried_only_after_a_fresh_connection_saw_it_fail_too(
-    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
+    consumer_pool: Pool, kafka_bootstrap: str, topic_prefix: str
 ) -> None:
-    await ensure_topics(kafka_bootstrap, topic_prefix)
-    _, app_url = await make_database("balance")
-    pool = await open_pool(app_url, application="test", size_max=4)
-    async with transaction(pool) as connection:
-        await ensure_partitions(connection, "outbox", SystemClock().now_us())
     seen: list[bytes] = []
     sessions: dict[bytes, list[int]] = {b"spoilt session": [], b"bad": []}
 
@@ -152,23 +136,19 @@ async def test_a_lone_record_is_buried_only_after_a_fresh_connection_saw_it_fail
                     raise ValueError(value)
             seen.append(value)
 
-    async with consuming(pool, kafka_bootstrap, topic_prefix, apply):
+    async with consuming(consumer_pool, kafka_bootstrap, topic_prefix, apply):
         for value in (b"spoilt session", b"bad", b"good"):
             await send(kafka_bootstrap, topic_prefix + CHARGES, value)
         await eventually(lambda: seen[-1:] == [b"good"])
     assert b"spoilt session" in seen
     assert all(len(set(pids)) == 2 for pids in sessions.values())
-    assert await pool.fetchval("select value from dead_letter") == b"bad"
-    await pool.close()
+    assert await consumer_pool.fetchval("select value from dead_letter") == b"bad"
 
 
 async def test_a_rebalance_goes_on_at_what_is_applied(
-    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
+    consumer_pool: Pool, kafka_bootstrap: str, topic_prefix: str
 ) -> None:
     """Partitions come back to a worker that another one served meanwhile."""
-    await ensure_topics(kafka_bootstrap, topic_prefix)
-    _, app_url = await make_database("balance")
-    pool = await open_pool(app_url, application="test", size_max=8)
     seen: list[bytes] = []
     handed: list[int] = []
 
@@ -180,7 +160,7 @@ async def test_a_rebalance_goes_on_at_what_is_applied(
         for partition in range(8):
             await send(kafka_bootstrap, topic_prefix + CHARGES, *[value] * 3, partition=partition)
 
-    async with consuming(pool, kafka_bootstrap, topic_prefix, apply) as first:
+    async with consuming(consumer_pool, kafka_bootstrap, topic_prefix, apply) as first:
         await first.assigned.wait()
         apply_once = first._apply_once
 
@@ -192,7 +172,7 @@ async def test_a_rebalance_goes_on_at_what_is_applied(
         await send_all(b"alone")
         await eventually(lambda: len(seen) == 24)
         first.assigned.clear()
-        async with consuming(pool, kafka_bootstrap, topic_prefix, apply):
+        async with consuming(consumer_pool, kafka_bootstrap, topic_prefix, apply):
             await eventually(first.assigned.is_set)
             await send_all(b"together")
             await eventually(lambda: len(seen) == 48)
@@ -202,4 +182,3 @@ async def test_a_rebalance_goes_on_at_what_is_applied(
         await send(kafka_bootstrap, topic_prefix + CHARGES, b"alone again", partition=7)
         await eventually(lambda: len(seen) == 49)
     assert sum(handed) == before + 1
-    await pool.close()

@@ -6,9 +6,8 @@ from contextlib import asynccontextmanager, suppress
 from aiokafka import AIOKafkaProducer
 
 from shared.consumer import Poll
-from shared.db import Connection, Pool, open_pool
-from shared.topics import CHARGES, ensure_topics
-from tests.conftest import MakeDatabase
+from shared.db import Connection, Pool
+from shared.topics import CHARGES
 from tests.support.consuming import Apply, consuming
 from tests.support.eventually import eventually
 
@@ -44,15 +43,12 @@ async def at_the_end(pool: Pool, watermarks: dict[int, int]) -> None:
 
 
 async def test_aborted_records_are_not_read_and_markers_move_the_position(
-    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
+    consumer_pool: Pool, kafka_bootstrap: str, topic_prefix: str
 ) -> None:
     """Each partition ends with a transaction's marker."""
-    await ensure_topics(kafka_bootstrap, topic_prefix)
-    _, app_url = await make_database("balance")
-    pool = await open_pool(app_url, application="transactions", size_max=4)
     seen: list[bytes] = []
     topic = topic_prefix + CHARGES
-    async with consuming(pool, kafka_bootstrap, topic_prefix, collecting(seen), lanes=2):
+    async with consuming(consumer_pool, kafka_bootstrap, topic_prefix, collecting(seen), lanes=2):
         async with transactional(kafka_bootstrap, f"{topic_prefix}one") as producer:
             async with producer.transaction():
                 await producer.send_and_wait(topic, b"committed", partition=0)
@@ -62,23 +58,19 @@ async def test_aborted_records_are_not_read_and_markers_move_the_position(
                     await producer.send_and_wait(topic, b"aborted", partition=1)
                     raise RuntimeError
         # Two records and two markers; one record and one marker.
-        await at_the_end(pool, {0: 4, 1: 2})
-    await pool.close()
+        await at_the_end(consumer_pool, {0: 4, 1: 2})
     assert seen == [b"committed"]
 
 
 async def test_an_open_transaction_holds_back_and_then_lets_go(
-    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str
+    consumer_pool: Pool, kafka_bootstrap: str, topic_prefix: str
 ) -> None:
-    await ensure_topics(kafka_bootstrap, topic_prefix)
-    _, app_url = await make_database("balance")
-    pool = await open_pool(app_url, application="transactions", size_max=4)
     seen: list[bytes] = []
     topic = topic_prefix + CHARGES
     plain = AIOKafkaProducer(bootstrap_servers=kafka_bootstrap)
     await plain.start()
     async with (
-        consuming(pool, kafka_bootstrap, topic_prefix, collecting(seen), lanes=1),
+        consuming(consumer_pool, kafka_bootstrap, topic_prefix, collecting(seen), lanes=1),
         transactional(kafka_bootstrap, f"{topic_prefix}open") as producer,
     ):
         await producer.begin_transaction()
@@ -86,9 +78,8 @@ async def test_an_open_transaction_holds_back_and_then_lets_go(
         await plain.send_and_wait(topic, b"behind", partition=0)
         await plain.send_and_wait(topic, b"beside", partition=1)
         await eventually(lambda: seen == [b"beside"], what="the neighbour's record")
-        assert (await load_positions(pool)).get(0, 0) == 0
+        assert (await load_positions(consumer_pool)).get(0, 0) == 0
         await producer.commit_transaction()
         await eventually(lambda: sorted(seen) == [b"behind", b"beside", b"open"], what="what waited")
-        await at_the_end(pool, {0: 3, 1: 1})
+        await at_the_end(consumer_pool, {0: 3, 1: 1})
     await plain.stop()
-    await pool.close()
