@@ -17,9 +17,9 @@ help: ## what there is
 setup: $(STAMP) ## set up .venv from the lock file
 
 $(STAMP):
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11: install a newer Python, or name one: make PYTHON=python3.12 run"; exit 1; }
-	@$(PYTHON) deploy/set_up.py $@
+	@"$(PYTHON)" deploy/set_up.py $@
 
 # Also where the Python of which .venv was made is gone.
 ifeq ($(realpath $(BIN)/python),)

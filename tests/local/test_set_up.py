@@ -51,7 +51,11 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def start(checkout: Path) -> subprocess.Popen[str]:
-    command = ["make", f"PYTHON={sys.executable}", "setup"]
+    python = checkout.parent / "a Python" / "python"
+    if not python.exists():
+        python.parent.mkdir()
+        python.symlink_to(sys.executable)
+    command = ["make", f"PYTHON={python}", "setup"]
     # A newcomer's make is nobody's child, also where these tests were started by one.
     environment = {
         name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
