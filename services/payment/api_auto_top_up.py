@@ -46,7 +46,7 @@ class AutoTopUpApi:
         return _describe(await self._auto_top_ups.load(region, tenant_id))
 
     async def end(self, region: RegionName, tenant_id: TenantId) -> None:
-        """Charge the card no more."""
+        """Charge the card no more. Answered when no charge is on its way: what was taken was taken before."""
         await self._auto_top_ups.end(region, tenant_id)
 
 

@@ -2,16 +2,18 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
+from services.payment.app import auto_top_up
 from services.payment.app.auto_top_up import Consent
 from services.payment.balance_client import BalanceClient
 from services.payment.providers import NeedsCustomer, SavedCharge
 from services.payment.rules.auto_top_up import AutoTopUp
 from services.payment.rules.facts import Attempted, Declined, Fact, Paid, SavedCard
-from services.payment.store.auto_top_ups import suspend
-from shared.clock import HOUR_US, MINUTE_US
+from services.payment.store.auto_top_ups import mark_charging, suspend
+from shared.clock import HOUR_US, MINUTE_US, SECOND_US
 from shared.db import transaction
 from shared.errors import Refusal, TransientFault
 from tests.payment.shop import START_US, Shop, paid, vnd
@@ -257,7 +259,7 @@ async def test_a_payment_that_is_credited_while_balance_is_asked_is_waited_for(
     assert (await attempts(shop), bank.charges) == ([], [])
 
 
-# Decided again when it is carried out (finding: payment A1)
+# Decided again when it is carried out
 
 
 async def test_nothing_is_charged_after_the_consent_was_withdrawn(shop: Shop, bank: Bank) -> None:
@@ -275,6 +277,80 @@ async def test_nothing_is_charged_after_the_consent_was_withdrawn(shop: Shop, ba
     order = await shop.service.topups.load(bank.charges[0].order_id)
     assert order.state == "failed"
     assert (await shop.told())[-1] == f"failed/{order.order_id}"
+
+
+async def test_a_withdrawn_consent_is_answered_when_no_charge_is_on_its_way(
+    shop: Shop, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process has decided to charge when the customer withdraws, or agrees to something else."""
+    sent, arrives = asyncio.Event(), asyncio.Event()
+    order: list[str] = []
+
+    async def charge(charge: SavedCharge) -> Fact | NeedsCustomer:
+        sent.set()
+        await arrives.wait()
+        order.append("charged")
+        return await bank.charge(charge)
+
+    monkeypatch.setattr(shop.stripe, "charge_saved", charge)
+    charging = asyncio.create_task(shop.service.auto_top_ups.charge_due())
+    await sent.wait()
+
+    async def withdraw() -> None:
+        await shop.service.auto_top_ups.end("vn", "acme")
+        order.append("withdrawn")
+
+    async def agree() -> None:
+        await shop.service.auto_top_ups.agree("vn", "acme", TERMS, CONSENT)
+        order.append("agreed")
+
+    withdrawing, agreeing = asyncio.create_task(withdraw()), asyncio.create_task(agree())
+    disabled = "select count(*) from auto_top_up where agreement_number > 1 or not enabled"
+    while await shop.rows(disabled) == [(0,)]:
+        await asyncio.sleep(0.01)
+    _, waiting = await asyncio.wait([withdrawing, agreeing], timeout=0.3)
+    assert waiting == {withdrawing, agreeing}
+    arrives.set()
+    assert await charging == 1
+    await asyncio.gather(withdrawing, agreeing)
+    assert order[0] == "charged"
+    assert await attempts(shop) == [(300_000, "paid")]
+
+
+@pytest.mark.usefixtures("bank")
+async def test_whoever_died_while_charging_holds_up_no_withdrawal_for_long(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def charge(_charge: SavedCharge) -> Fact | NeedsCustomer:
+        raise asyncio.CancelledError
+
+    async def nothing(*_arguments: object) -> None:
+        """The process is gone before it can note anything."""
+
+    monkeypatch.setattr(shop.stripe, "charge_saved", charge)
+    monkeypatch.setattr(auto_top_up, "mark_answered", nothing)
+    with pytest.raises(asyncio.CancelledError):
+        await shop.service.auto_top_ups.charge_due()
+    withdrawing = asyncio.create_task(shop.service.auto_top_ups.end("vn", "acme"))
+    assert not (await asyncio.wait([withdrawing], timeout=0.3))[0]
+    shop.clock.set(shop.clock.now_us() + 13 * SECOND_US)
+    await withdrawing
+
+
+async def test_a_process_that_was_frozen_before_it_charged_decides_again(
+    shop: Shop, bank: Bank, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def freeze(*arguments: Any) -> None:
+        await mark_charging(*arguments)
+        wait(shop)
+
+    monkeypatch.setattr(auto_top_up, "mark_charging", freeze)
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert (await attempts(shop), bank.charges) == ([(300_000, "open")], [])
+    await shop.service.auto_top_ups.end("vn", "acme")
+    wait(shop)
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert (await attempts(shop), bank.charges) == ([(300_000, "withdrawn")], [])
 
 
 async def test_what_was_never_sent_ends_with_the_consent(shop: Shop, bank: Bank) -> None:

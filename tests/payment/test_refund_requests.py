@@ -1,11 +1,14 @@
 """Refunds that operators ask for: checked before they are kept, taken back, in nobody's way, never made twice."""
 
+from typing import Any
+
 import pytest
 
+from services.payment.app import refunds
 from services.payment.app.refunds import Refunds, RefundWish, Withdrawal
 from services.payment.providers import ProviderName, RefundOrder
 from services.payment.rules.facts import Fact, Refunded
-from services.payment.store.refund_requests import RefundRequest, insert_request
+from services.payment.store.refund_requests import RefundRequest, insert_request, mark_tried
 from shared.clock import HOUR_US, MINUTE_US
 from shared.db import transaction
 from shared.errors import Refusal, TransientFault
@@ -139,6 +142,24 @@ async def lose_the_answer(shop: Shop, monkeypatch: pytest.MonkeyPatch, payment_i
         patch.setattr(shop.stripe, "refund", lose)
         with pytest.raises(TransientFault):
             await shop.service.refunds.refund(wish(payment_id, 30_000_000_000))
+
+
+async def test_a_process_that_was_frozen_before_it_sent_a_refund_sends_none(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it was frozen the operator took the request back."""
+
+    async def freeze(*arguments: Any, **options: Any) -> None:
+        await mark_tried(*arguments, **options)
+        wait(shop)
+
+    payment_id = await captured(shop)
+    monkeypatch.setattr(refunds, "mark_tried", freeze)
+    with pytest.raises(TransientFault, match="held up"):
+        await shop.service.refunds.refund(wish(payment_id))
+    assert shop.stripe.refunds == {}
+    await shop.service.refunds.withdraw(wish(payment_id).request_id, WORD)
+    assert await open_requests(shop) == []
 
 
 async def test_a_refund_that_happened_is_not_taken_back(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

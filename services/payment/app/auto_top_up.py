@@ -25,11 +25,13 @@ from services.payment.rules.auto_top_up import (
 )
 from services.payment.rules.currencies import payable_micros
 from services.payment.rules.facts import Declined, Fact, Paid
+from services.payment.rules.sending import SEND_WITHIN_US, check_goes_at_once
 from services.payment.store.auto_top_ups import (
     SET_ASIDE_KIND,
     StoredAgreement,
     StoredAttempt,
     UnderWay,
+    are_charging,
     disable,
     end_attempt,
     insert_attempt,
@@ -43,7 +45,9 @@ from services.payment.store.auto_top_ups import (
     load_saved_card,
     load_under_way,
     lock_agreement,
-    mark_tried,
+    mark_answered,
+    mark_asked,
+    mark_charging,
     save_agreement,
     suspend,
 )
@@ -64,6 +68,8 @@ BATCH = 50
 AT_ONCE = 8
 # How long after a charge was sent, or asked about, its answer may still come; after that the provider is asked.
 ASK_AFTER_SECONDS = 60
+# How often whoever withdraws his consent looks whether a charge is still on its way.
+_WAIT_SECONDS = 0.1
 # A month and the last hour before it.
 _REMEMBERED_US = 32 * DAY_US
 _OPEN_STATES = ("pending",)
@@ -128,7 +134,8 @@ class AutoTopUps:
                 raise Refusal("card-needed", "no card is saved: make a top-up with Stripe and save_card first")
             agreement = StoredAgreement(region, tenant_id, terms, card, enabled=True, suspensions=0)
             await save_agreement(connection, agreement, consent.text, consent.actor, self._clock.now_us())
-            await self._withdraw_unsent(connection, region, tenant_id, "another agreement")
+            sent = await self._withdraw_unsent(connection, region, tenant_id, "another agreement")
+        await self._wait_answered(sent)
         return await self.load(region, tenant_id)
 
     async def load(self, region: str, tenant_id: str) -> StoredAgreement:
@@ -139,17 +146,32 @@ class AutoTopUps:
         return found
 
     async def end(self, region: str, tenant_id: str) -> None:
-        """Charge the card no more, whatever was decided before; what was agreed stays on record."""
-        async with transaction(self._pool) as connection:
-            if not await disable(connection, region, tenant_id, self._clock.now_us()):
-                raise Refusal("no-auto-top-up", f"{region}/{tenant_id} has no automatic top-up", status=404)
-            await self._withdraw_unsent(connection, region, tenant_id, "consent withdrawn")
+        """Charge the card no more, whatever was decided before; what was agreed stays on record.
 
-    async def _withdraw_unsent(self, connection: Connection, region: str, tenant_id: str, reason: str) -> None:
-        """End what the provider has never heard of; of the rest it is asked first whether it happened."""
-        for attempt in await load_open_attempts_of(connection, region, tenant_id):
+        Returns when nothing is on its way to the provider any more: what was taken was taken before that.
+        """
+        async with transaction(self._pool) as connection:
+            was_enabled = await disable(connection, region, tenant_id, self._clock.now_us())
+            sent = await self._withdraw_unsent(connection, region, tenant_id, "consent withdrawn")
+        await self._wait_answered(sent)
+        if not was_enabled:
+            raise Refusal("no-auto-top-up", f"{region}/{tenant_id} has no automatic top-up", status=404)
+
+    async def _withdraw_unsent(self, connection: Connection, region: str, tenant_id: str, reason: str) -> list[str]:
+        """End what the provider has never heard of; of the rest, whose order ids are answered, it is asked first."""
+        attempts = await load_open_attempts_of(connection, region, tenant_id)
+        for attempt in attempts:
             if attempt.sent_at_us is None:
                 await self._withdraw(connection, attempt, reason)
+        return [attempt.order_id for attempt in attempts if attempt.sent_at_us is not None]
+
+    async def _wait_answered(self, order_ids: list[str]) -> None:
+        """Wait while requests of these charges are on their way; the time that a charge is given bounds it."""
+        while order_ids:
+            async with transaction(self._pool) as connection:
+                if not await are_charging(connection, order_ids, self._clock.now_us()):
+                    return
+            await asyncio.sleep(_WAIT_SECONDS)
 
     async def _withdraw(self, connection: Connection, attempt: StoredAttempt, reason: str) -> None:
         """End an attempt and its order without a charge; the caller holds the agreement."""
@@ -288,9 +310,14 @@ class AutoTopUps:
         if not is_too_old(attempt.attempt, self._clock.now_us()):
             await self._balance.register(order)
             asked = await self._ask_balance(order.region, order.tenant_id)
-        if not await self._decide_again(attempt, order, asked):
+        decided_at_us = await self._decide_again(attempt, order, asked)
+        if decided_at_us is None:
             return True
-        return await self._take(attempt, order, await self._charge(attempt, order))
+        try:
+            return await self._take(attempt, order, await self._charge(attempt, order, decided_at_us))
+        finally:
+            async with transaction(self._pool) as connection:
+                await mark_answered(connection, order.order_id)
 
     def _is_under_way(self, attempt: StoredAttempt) -> bool:
         """Whether somebody sent it, or asked about it, so lately that the answer may still come."""
@@ -299,7 +326,7 @@ class AutoTopUps:
 
     async def _look_again_later(self, attempt: StoredAttempt) -> bool:
         async with transaction(self._pool) as connection:
-            await mark_tried(connection, attempt.order_id, self._clock.now_us(), sent=False)
+            await mark_asked(connection, attempt.order_id, self._clock.now_us())
         return False
 
     async def _ask(self, attempt: StoredAttempt, order: StoredOrder) -> Fact | NeedsCustomer | None:
@@ -312,8 +339,8 @@ class AutoTopUps:
             # The provider knows no such customer: it charged none.
             return None
 
-    async def _decide_again(self, attempt: StoredAttempt, order: StoredOrder, asked: _Asked | None) -> bool:
-        """Decide under the agreement's lock whether to charge now, and note that it is sent; otherwise end it.
+    async def _decide_again(self, attempt: StoredAttempt, order: StoredOrder, asked: _Asked | None) -> int | None:
+        """Decide under the agreement's lock to charge, and note when; otherwise end it and answer None.
 
         Of what is too old to be charged, balance is not `asked`.
         """
@@ -322,7 +349,7 @@ class AutoTopUps:
             now_us = self._clock.now_us()
             current = await load_attempt(connection, attempt.order_id)
             if current is None or current.attempt.state != "open":
-                return False
+                return None
             if current.tried_at_us != attempt.tried_at_us:
                 raise TransientFault("somebody else is at this charge")
             known = await load_attempts(connection, attempt.region, attempt.tenant_id, now_us - _REMEMBERED_US)
@@ -340,14 +367,20 @@ class AutoTopUps:
             )
             if reason is not None:
                 await self._withdraw(connection, attempt, reason)
-                return False
-            await mark_tried(connection, attempt.order_id, now_us, sent=True)
-        return True
+                return None
+            until_us = now_us + SEND_WITHIN_US + int(self._settings.stripe_timeout_seconds * SECOND_US)
+            await mark_charging(connection, attempt.order_id, now_us, until_us)
+        return now_us
 
-    async def _charge(self, attempt: StoredAttempt, order: StoredOrder) -> Fact | NeedsCustomer:
-        """Charge the card; the order's id is the key, so that a repeat is the same charge."""
+    async def _charge(self, attempt: StoredAttempt, order: StoredOrder, decided_at_us: int) -> Fact | NeedsCustomer:
+        """Charge the card; the order's id is the key, so that a repeat is the same charge.
+
+        Whoever withdraws his consent waits no longer than a charge is on its way, so it goes out at once or not at all.
+        """
+        check_goes_at_once(decided_at_us, self._clock.now_us())
         try:
-            return await self._providers[PROVIDER].charge_saved(_saved_charge(attempt, order))
+            async with asyncio.timeout(self._settings.stripe_timeout_seconds):
+                return await self._providers[PROVIDER].charge_saved(_saved_charge(attempt, order))
         except ProviderRefusal as refusal:
             return Declined(order.order_id, refusal.code, final=True)
 

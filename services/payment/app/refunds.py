@@ -11,6 +11,7 @@ from services.payment.app.facts import Cause, FactApplier
 from services.payment.providers import Provider, ProviderName, ProviderRefusal, RefundOrder, UnreadableAnswer
 from services.payment.rules.currencies import check_payable
 from services.payment.rules.facts import Fact, Money, Refunded, RefundFailed
+from services.payment.rules.sending import check_goes_at_once
 from services.payment.store.orders import load_order
 from services.payment.store.payments import StoredPayment, load_payment, lock_payment_ids
 from services.payment.store.queue import settle_item
@@ -210,9 +211,9 @@ class Refunds:
         """Have a refund carried out; what the provider might not recognise as sent before is asked about first."""
         async with transaction(self._pool) as connection:
             stored, order = await self._describe(connection, request)
-        provider, now_us = self._provider_of(stored), self._clock.now_us()
+        provider = self._provider_of(stored)
         # An old request may have been sent by a database that was set back since, and forgot it.
-        if not provider.remembers(request.sent_at_us or request.requested_at_us, now_us):
+        if not provider.remembers(request.sent_at_us or request.requested_at_us, self._clock.now_us()):
             found = await self._find(request)
             if found is not None:
                 return await self._finish(request, found, None, item_id)
@@ -221,7 +222,9 @@ class Refunds:
             current = await _require(connection, request.request_id)
             if current.answered_at_us is not None:
                 return current
-            await mark_tried(connection, request.request_id, now_us, sent=True)
+            sent_at_us = self._clock.now_us()
+            await mark_tried(connection, request.request_id, sent_at_us, sent=True)
+        check_goes_at_once(sent_at_us, self._clock.now_us())
         try:
             answer = await provider.refund(order)
         except ProviderRefusal as refusal:

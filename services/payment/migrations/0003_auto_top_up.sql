@@ -41,6 +41,7 @@ create table auto_top_up_attempt (
   at timestamptz not null,
   sent_at timestamptz,                      -- first; null: the provider has never heard of it
   tried_at timestamptz,                     -- last sent, or asked about
+  charging_until timestamptz,               -- until when a request for it may be on its way; null: none is
   state text not null check (state in ('open', 'paid', 'declined', 'needs_customer', 'withdrawn')),
   reason text,                              -- why it was withdrawn
   unique (region, tenant_id, number)
@@ -53,4 +54,4 @@ create trigger append_only_truncate before truncate on auto_top_up_consent for e
 
 grant select, insert, update on auto_top_up to tollkeeper_app;
 grant select, insert on auto_top_up_consent, auto_top_up_attempt to tollkeeper_app;
-grant update (state, reason, sent_at, tried_at) on auto_top_up_attempt to tollkeeper_app;
+grant update (state, reason, sent_at, tried_at, charging_until) on auto_top_up_attempt to tollkeeper_app;

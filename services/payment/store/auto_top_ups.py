@@ -1,5 +1,6 @@
 """Agreements on automatic top-up and the charges made by them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -219,16 +220,40 @@ async def load_attempt(connection: Connection, order_id: str) -> StoredAttempt |
     return None if row is None else _read_attempt(row)
 
 
-async def mark_tried(connection: Connection, order_id: str, now_us: int, *, sent: bool) -> None:
-    """Note that the provider is about to be asked, before it is: what was sent once may have happened."""
+async def mark_asked(connection: Connection, order_id: str, now_us: int) -> None:
+    """Note that the provider was asked about a charge that may have happened."""
+    await connection.execute("update auto_top_up_attempt set tried_at = $2 where order_id = $1", order_id, now_us)
+
+
+async def mark_charging(connection: Connection, order_id: str, now_us: int, until_us: int) -> None:
+    """Note that the charge goes out, before it does: what was sent once may have happened.
+
+    Until `until_us` its request may be on its way, unless `mark_answered` comes before.
+    """
     await connection.execute(
         """
-        update auto_top_up_attempt set tried_at = $2, sent_at = case when $3 then coalesce(sent_at, $2) else sent_at end
+        update auto_top_up_attempt set tried_at = $2, sent_at = coalesce(sent_at, $2), charging_until = $3
         where order_id = $1
         """,
         order_id,
         now_us,
-        sent,
+        until_us,
+    )
+
+
+async def mark_answered(connection: Connection, order_id: str) -> None:
+    """Note that nothing of a charge is on its way any more, whatever came of it."""
+    await connection.execute("update auto_top_up_attempt set charging_until = null where order_id = $1", order_id)
+
+
+async def are_charging(connection: Connection, order_ids: Sequence[str], now_us: int) -> bool:
+    """Whether a request of one of these charges may still be on its way."""
+    return bool(
+        await connection.fetchval(
+            "select exists (select from auto_top_up_attempt where order_id = any($1) and charging_until > $2)",
+            order_ids,
+            now_us,
+        )
     )
 
 
