@@ -75,7 +75,7 @@ async def prepare_connection(connection: Connection) -> None:
 
 
 async def _keep_session(_connection: Connection) -> None:
-    """Leave a session as it is: whoever used it changed nothing of it."""
+    """Leave a session as it is, and spare a round trip: whoever used it changed nothing of it, or took it back."""
 
 
 async def open_pool(
@@ -84,12 +84,11 @@ async def open_pool(
     application: str,
     size_max: int = 10,
     command_timeout_seconds: float = 60,
-    resets_sessions: bool = True,
 ) -> Pool:
     """A pool whose commands time out, so that a task never hangs under a failover.
 
-    Resetting a session at each release is a round trip. Without it nobody may take session locks or change settings
-    outside a transaction; an open transaction is rolled back all the same.
+    Sessions are not reset when they are released: who locks, listens or sets something outside a transaction takes
+    that back, or ends the session. An open transaction is rolled back.
     """
     return await asyncpg.create_pool(
         url,
@@ -98,7 +97,7 @@ async def open_pool(
         command_timeout=command_timeout_seconds,
         timeout=10,
         init=prepare_connection,
-        reset=None if resets_sessions else _keep_session,
+        reset=_keep_session,
         server_settings={"application_name": application, "jit": "off", "timezone": "UTC", **_SESSION_BOUNDS},
     )
 

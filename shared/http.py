@@ -4,7 +4,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from typing import Annotated, Any
 
@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
 from shared.clock import Clock, format_instant
@@ -218,25 +219,31 @@ def set_aside_routes(pool: Pool, clock: Clock) -> APIRouter:
     return router
 
 
-class _Server(uvicorn.Server):
+class QuietServer(uvicorn.Server):
+    """Leaves the process's signals to its supervisor, and looks once a second, not ten times, whether to end."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.closing = asyncio.Event()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The supervisor owns the process's signals."""
         yield
 
     async def main_loop(self) -> None:
-        """Renew the Date header once a second. Uvicorn looks ten times whether to end; ours is cancelled."""
-        while True:
+        """Renew the Date header until cancelled, or until `closing` is set."""
+        while not self.closing.is_set():
             await self.on_tick(0)
-            await asyncio.sleep(1)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.closing.wait(), 1)
 
 
-async def serve(api: FastAPI, host: str, port: int) -> None:
+async def serve(api: Starlette, host: str, port: int) -> None:
     """Serve until cancelled."""
     config = uvicorn.Config(
         api, host=host, port=port, http=TimedProtocol, log_config=None, access_log=False, lifespan="off"
     )
-    server = _Server(config)
+    server = QuietServer(config)
     try:
         await server.serve()
     finally:

@@ -231,7 +231,8 @@ class Relay:
             await connection.remove_listener(_CHANNEL, self._hear)
             await unbound_session(connection)
         except Exception as error:
-            # A session that is gone holds no lock.
+            # A session that is gone holds no lock, and one of which nobody knows may hold it.
+            connection.terminate()
             if not is_transient(error):
                 raise
 

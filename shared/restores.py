@@ -112,8 +112,10 @@ class Restores:
                 async with _held(guard):
                     return await self._run(recovery)
             finally:
-                with suppress(Exception):
+                try:
                     await unlock_restore(guard)
+                except Exception:  # noqa: BLE001 - with its session goes the lock
+                    guard.terminate()
 
     async def _run(self, recovery: Recovery) -> int:
         async with transaction(self._pool) as connection:

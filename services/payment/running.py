@@ -65,9 +65,7 @@ class Edges:
 async def run_payment(shared: SharedSettings, settings: PaymentSettings, clock: Clock, edges: Edges) -> None:
     """Open everything, run until a signal comes, close everything."""
     async with AsyncExitStack() as stack:
-        pool = await open_pool(
-            settings.database_url, application="payment", size_max=settings.pool_size, resets_sessions=False
-        )
+        pool = await open_pool(settings.database_url, application="payment", size_max=settings.pool_size)
         stack.push_async_callback(pool.close)
         loop_pool = await open_pool(settings.database_url, application="payment loops", size_max=LOOP_CONNECTIONS)
         stack.push_async_callback(loop_pool.close)

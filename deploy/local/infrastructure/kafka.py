@@ -141,6 +141,10 @@ class EmbeddedKafka:
             "message.max.bytes": MESSAGE_BYTES_MAX,
             "replica.fetch.max.bytes": MESSAGE_BYTES_MAX,
             "auto.create.topics.enable": "false",
+            # One machine's broker: fewer threads that look for work, and no record twice a second to say that it lives.
+            "num.network.threads": 2,
+            "num.io.threads": 4,
+            "metadata.max.idle.interval.ms": 0,
             # After a kill the node waits for its former self's session to run out: 9 s by default.
             "broker.heartbeat.interval.ms": 500,
             "broker.session.timeout.ms": 2000,

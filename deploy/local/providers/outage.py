@@ -2,12 +2,13 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import uvicorn
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from shared.http import QuietServer
 
 _POLL_SECONDS = 0.02
 
@@ -54,13 +55,6 @@ class OutageGate:
         await self._app(scope, receive, send)
 
 
-class _Server(uvicorn.Server):
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """The supervisor owns the process's signals."""
-        yield
-
-
 async def serve_with_outages(app: ASGIApp, outage: Outage, host: str, port: int) -> None:
     """Serve until cancelled. While the outage refuses, the listener is closed and connections are refused."""
     while True:
@@ -69,12 +63,8 @@ async def serve_with_outages(app: ASGIApp, outage: Outage, host: str, port: int)
         config = uvicorn.Config(
             app, host=host, port=port, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2
         )
-        server = _Server(config)
-
-        def close(server: uvicorn.Server = server) -> None:
-            server.should_exit = True
-
-        outage.close_listener = close
+        server = QuietServer(config)
+        outage.close_listener = server.closing.set
         await server.serve()
         if not outage.is_refusing():
             return

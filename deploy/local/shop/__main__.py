@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx
-import uvicorn
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -18,8 +17,11 @@ from starlette.routing import Route
 
 from deploy.local.settings import read_port
 from shared.clock import SystemClock
+from shared.http import serve as serve_http
 from shared.ids import fact_id
+from shared.log import configure_logging
 from shared.money import format_micros
+from shared.supervisor import Supervisor
 
 DEFAULT_PORT = 8092
 _HOST = "127.0.0.1"
@@ -115,10 +117,11 @@ async def serve() -> None:
         httpx.AsyncClient(base_url=os.environ["TOLLKEEPER_BALANCE_URL"], timeout=10, trust_env=False) as balance,
     ):
         app = Starlette(routes=Shop(payment, balance, regions).routes)
-        await uvicorn.Server(uvicorn.Config(app, host=_HOST, port=port, access_log=False, lifespan="off")).serve()
+        await Supervisor({"http": lambda: serve_http(app, _HOST, port)}).run()
 
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["serve"]:
         raise SystemExit("usage: python -m deploy.local.shop serve")
+    configure_logging("shop")
     asyncio.run(serve())

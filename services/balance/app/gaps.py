@@ -16,7 +16,7 @@ from shared.log import get_logger
 
 logger = get_logger(__name__)
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 PAUSE_SECONDS_MAX = 600.0
 
 

@@ -39,6 +39,8 @@ TICK_SHARD = "tick-shard"
 
 # Whatever is read wakes the ticker before.
 IDLE_SECONDS_MAX = 1.0
+# Where no shard is due by the clock, the database is asked no more often.
+LOOK_SECONDS = 5.0
 
 
 class Ticker:
@@ -66,6 +68,9 @@ class Ticker:
         self._reading = reading
         self._caches: dict[int, ShardCache] = {}
         self._failing = False  # whether any shard is set aside
+        # When nothing was due last, up to where the shard furthest behind was metered; 0: not known.
+        self._earliest_us = 0
+        self._looked_at = 0.0
 
     def through_us(self) -> int:
         """How far charging may go once everything is read."""
@@ -105,7 +110,7 @@ class Ticker:
 
         If one of them breaks that, each is ticked alone, and the one that still fails is set aside.
         """
-        if await self._guard.halt_if_jumped():
+        if await self._guard.halt_if_jumped() or not self._may_be_due():
             return 0
         touched: list[int] = []
         try:
@@ -115,6 +120,11 @@ class Ticker:
                 raise
             logger.error("tick.isolating", shards=touched, reason=describe_error(error))  # noqa: TRY400
         return sum([await self._tick_alone(number) for number in touched])
+
+    def _may_be_due(self) -> bool:
+        """Whether a shard may have a tick due: through never goes back, so nothing is before the earliest is."""
+        is_due = self._earliest_us <= self._due_us(self.through_us())
+        return is_due or time.monotonic() - self._looked_at > LOOK_SECONDS
 
     async def _tick_alone(self, number: int) -> int:
         try:
@@ -138,7 +148,10 @@ class Ticker:
                 target_us = await self._target_us(connection)
                 due = await self._lock_due(connection, self._due_us(target_us), only)
                 if not due:
+                    self._earliest_us, _ = await shard_store.load_through(connection)
+                    self._looked_at = time.monotonic()
                     return 0
+                self._earliest_us = 0
                 touched += [shard.shard for shard in due]
                 planned = await self._tick_shards(connection, due, tables, version, target_us)
                 self._guard.require_no_jump_since(jumps)
