@@ -44,6 +44,7 @@ TOPICS = (
     Topic(ANCHORS, 1, retention_days=3653),
     Topic(LIFECYCLE + DEAD_SUFFIX, 1, retention_days=30),
     Topic(USAGE + DEAD_SUFFIX, 1, retention_days=30),
+    Topic(PRICE_BOOKS + DEAD_SUFFIX, 1, retention_days=30),
     Topic(CHARGES + DEAD_SUFFIX, 1, retention_days=30),
     Topic(PAYMENT_EVENTS + DEAD_SUFFIX, 1, retention_days=30),
     Topic(ACCOUNT_EVENTS + DEAD_SUFFIX, 1, retention_days=30),

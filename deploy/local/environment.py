@@ -69,6 +69,8 @@ def service_environment(
         ours[f"TOLLKEEPER_{name}_DATABASE_URL"] = role_url(admin_url, APP, passwords[APP], database_name(service, user))
         if service.name == "payment":
             ours["TOLLKEEPER_PAYMENT_PUBLIC_URL"] = ours["TOLLKEEPER_PAYMENT_URL"]
+    if "TOLLKEEPER_SHOP_URL" in ours:
+        ours["TOLLKEEPER_BALANCE_TOP_UP_URL"] = ours["TOLLKEEPER_SHOP_URL"]
     kept = {name: value for name, value in user.items() if name not in _WITHHELD}
     return ours | kept
 

@@ -11,12 +11,14 @@ import orjson
 import uvloop
 
 from services.balance.api import BalanceApi
+from services.balance.api_admissions import AdmissionsApi
 from services.balance.api_audits import AuditsApi
 from services.balance.api_grants import GrantsApi
 from services.balance.api_hours import HoursApi
 from services.balance.api_payments import PaymentsApi
 from services.balance.api_streams import StreamsApi
 from services.balance.app.accounts import Accounts
+from services.balance.app.admissions import Admissions, AdmissionTerms
 from services.balance.app.anchors import Anchoring
 from services.balance.app.audits import FOUND, Auditor, AuditRequest, carry_out
 from services.balance.app.close_hours import HourCloser
@@ -29,9 +31,11 @@ from services.balance.app.payments import PaymentPoster
 from services.balance.app.permits import Permits
 from services.balance.app.post import Poster
 from services.balance.app.post_charges import ChargePoster
+from services.balance.app.price_books import apply_price_books
 from services.balance.app.recovery import BalanceRecovery, load_present
 from services.balance.app.streams import Streams
 from services.balance.app.vouchers import Vouchers
+from services.balance.consume import by_topic
 from services.balance.settings import BalanceSettings, MeteringSettings, OwnerSettings
 from services.balance.store.partitions import ensure_ledger_partitions
 from shared.clock import SECOND_US, Clock, open_clock
@@ -47,7 +51,7 @@ from shared.restores import Restores
 from shared.settings import SharedSettings
 from shared.supervisor import Supervisor
 from shared.topic_reader import TopicReader
-from shared.topics import ACCOUNT_EVENTS, CHARGES, PAYMENT_EVENTS, TOPICS
+from shared.topics import ACCOUNT_EVENTS, CHARGES, PAYMENT_EVENTS, PRICE_BOOKS, TOPICS
 
 logger = get_logger(__name__)
 
@@ -118,7 +122,7 @@ async def _notice_restore(
 def _make_consumers(
     settings: SharedSettings, own: BalanceSettings, pool: Pool, clock: Clock, poster: Poster
 ) -> tuple[ChargePoster, OffsetConsumer, OffsetConsumer]:
-    """Of charges, with what posts them, and of payments."""
+    """Of charges, with what posts them, and of payments and prices."""
     charges = ChargePoster(clock, Directory(settings.regions, settings.shards), poster)
     consumer = OffsetConsumer(
         pool,
@@ -134,10 +138,10 @@ def _make_consumers(
     payments = OffsetConsumer(
         pool,
         clock,
-        PaymentPoster(clock, settings, poster).apply,
+        by_topic({PRICE_BOOKS: apply_price_books, PAYMENT_EVENTS: PaymentPoster(clock, settings, poster).apply}),
         bootstrap=settings.kafka_bootstrap,
         topic_prefix=settings.topic_prefix,
-        topics=(PAYMENT_EVENTS,),
+        topics=(PAYMENT_EVENTS, PRICE_BOOKS),
         group="balance-payments",
         records_max=own.records_max,
         linger_seconds=LINGER_SECONDS,
@@ -168,11 +172,13 @@ def _wire(
     accounts = Accounts(pool, clock, settings, poster)
     grants = Grants(pool, clock, accounts, poster)
     vouchers = Vouchers(pool, clock, settings, grants, make_code=make_code, guesses_max=own.voucher_guesses_max)
+    admissions = Admissions(pool, clock, settings, grants, _terms(own))
     permits = Permits(pool, clock, settings, permit_us=own.permit_seconds * SECOND_US)
     api.include_router(BalanceApi(pool, clock, accounts, permits).router)
     api.include_router(HoursApi(Hours(pool, clock)).router)
     api.include_router(GrantsApi(grants, vouchers).router)
     api.include_router(PaymentsApi(pool, Orders(pool, clock, settings, accounts)).router)
+    api.include_router(AdmissionsApi(admissions, clock).router)
     auditor = Auditor(clock, own.audit_every_seconds)
     api.include_router(AuditsApi(pool, auditor).router)
     api.include_router(StreamsApi(Streams(pool, clock, charges)).router)
@@ -193,6 +199,15 @@ def _wire(
         }
     )
     return supervisor
+
+
+def _terms(own: BalanceSettings) -> AdmissionTerms:
+    return AdmissionTerms(
+        hold_us=own.hold_seconds * SECOND_US,
+        counts_burn=own.admission_counts_burn,
+        low_cooldown_us=own.low_cooldown_seconds * SECOND_US,
+        top_up_url=own.top_up_url,
+    )
 
 
 def make_code() -> str:

@@ -15,6 +15,7 @@ FACTS = Counter("tollkeeper_balance_payment_facts_total", "Facts of payment post
 CONFLICTING_FACTS = Counter(
     "tollkeeper_balance_conflicting_facts_total", "Facts of payment that came again with other contents: page a person"
 )
+ADMISSIONS = Counter("tollkeeper_balance_admissions_total", "Admissions decided", ["outcome"])
 EXPIRED_GRANTS = Counter("tollkeeper_balance_expired_grants_total", "Rests of grants that expired")
 AUDIT_DIFFERENCES = Gauge("tollkeeper_balance_audit_differences", "What the last audit found: page a person")
 AUDITED_AT = Gauge("tollkeeper_balance_audited_at_seconds", "When the last audit ended")

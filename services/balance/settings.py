@@ -18,6 +18,12 @@ class BalanceSettings(BaseSettings):
     # another. More than two only take turns.
     posting_lanes: int = Field(default=2, ge=1, le=8)
     low_cooldown_seconds: int = Field(default=6 * 3600, ge=0)
+    # How long what was admitted may take until its first charge.
+    hold_seconds: int = Field(default=1800, ge=60, le=86_400)
+    # Whether the balance must cover an hour of what already runs too.
+    admission_counts_burn: bool = False
+    # Where a customer whose balance is not enough is sent.
+    top_up_url: str | None = None
     permit_seconds: int = Field(default=60, ge=1, le=600)
     # So many codes that are none, and a tenant has to wait for the next hour.
     voucher_guesses_max: int = Field(default=10, ge=1)

@@ -8,6 +8,7 @@ import orjson
 from pydantic import BaseModel
 
 from services.balance.app.accounts import Accounts, AdjustmentRequest
+from services.balance.app.admissions import Admissions, AdmissionTerms
 from services.balance.app.directory import Directory
 from services.balance.app.grants import Grants
 from services.balance.app.orders import Orders
@@ -15,6 +16,7 @@ from services.balance.app.payments import PaymentPoster
 from services.balance.app.permits import Permits
 from services.balance.app.post import Poster
 from services.balance.app.post_charges import ChargePoster
+from services.balance.app.price_books import apply_price_books
 from services.balance.app.unit import unit_of_work
 from services.balance.app.vouchers import Vouchers
 from services.balance.audit import audit
@@ -26,6 +28,7 @@ from shared.clock import SECOND_US, FixedClock
 from shared.consumer import Apply, OffsetConsumer, Poll
 from shared.db import Pool, open_pool, transaction
 from shared.dead_letters import insert_dead_letters
+from shared.events.prices import PriceBookPublished
 from shared.kafka import Record
 from shared.settings import Region, SharedSettings
 from shared.topics import CHARGES
@@ -34,6 +37,7 @@ from tests.balance.batches import SHARDS, as_record
 START_US = 1_800_000_000_000_000
 GRACE_US = 86_400 * SECOND_US
 PERMIT_US = 60 * SECOND_US
+TERMS = AdmissionTerms(1800 * SECOND_US, counts_burn=False, low_cooldown_us=6 * 3600 * SECOND_US, top_up_url=None)
 
 
 def make_settings() -> SharedSettings:
@@ -57,6 +61,7 @@ class Books:
     grants: Grants
     vouchers: Vouchers
     permits: Permits
+    admissions: Admissions
     dead: list[str] = field(default_factory=list)
     _offset: int = 0
 
@@ -81,6 +86,7 @@ class Books:
             grants := Grants(pool, clock, accounts, poster),
             Vouchers(pool, clock, settings, grants, make_code=lambda: "MADE-CODE-0001", guesses_max=3),
             Permits(pool, clock, settings, permit_us=PERMIT_US),
+            Admissions(pool, clock, settings, grants, TERMS),
         )
 
     async def close(self) -> None:
@@ -103,6 +109,11 @@ class Books:
         """Apply one poll of payment events in one transaction."""
         values = [event if isinstance(event, bytes) else event.model_dump_json().encode() for event in events]
         await self._apply(self.payment_poster.apply, values)
+
+    async def price(self, *books: PriceBookPublished | bytes) -> None:
+        """Apply one poll of price books."""
+        values = [book if isinstance(book, bytes) else book.model_dump_json().encode() for book in books]
+        await self._apply(apply_price_books, values)
 
     async def _apply(self, apply: Apply, values: Sequence[bytes | None]) -> None:
         records: list[Record] = []

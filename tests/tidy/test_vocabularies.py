@@ -7,6 +7,8 @@ from typing import Any, get_args
 import asyncpg
 import pytest
 
+from services.balance.rules.admission import Action, PriceKind
+from services.balance.store.holds import EndReason
 from services.balance.store.streams import DecisionKind
 from services.enforcement.rules.deletion import CaseState
 from services.enforcement.rules.resource import Family
@@ -24,7 +26,10 @@ Vocabularies = dict[tuple[str, str], Any]
 VOCABULARIES: dict[str, Vocabularies] = {
     "balance": {
         ("account", "state"): AccountState,
+        ("hold", "action"): Action,
+        ("hold", "end_reason"): EndReason,
         ("entry", "class"): EntryClass,
+        ("price", "kind"): PriceKind,
         ("promotional_grant", "kind"): GrantKind,
         ("stream_decision", "kind"): DecisionKind,
     },

@@ -134,11 +134,15 @@ class Grants:
             account = await load_account(connection, region, tenant_id)
             if account is None:
                 raise Refusal("account-not-found", f"there is no account {region}/{tenant_id}", status=404)
-            grants = await load_grants(connection, account.account_id)
-            checkpoint = await load_checkpoint(connection, account.account_id)
-            if checkpoint is None:
-                return []
-            burning, _ = await _work_out(connection, account.account_id, checkpoint)
+            return await self.load_in(connection, account.account_id)
+
+    async def load_in(self, connection: Connection, account_id: int) -> list[Standing]:
+        """As `load`, in the caller's transaction, in which the account does not move."""
+        checkpoint = await load_checkpoint(connection, account_id)
+        if checkpoint is None:
+            return []
+        grants = await load_grants(connection, account_id)
+        burning, _ = await _work_out(connection, account_id, checkpoint)
         return [Standing(grant, burning.remaining.get(grant.grant_id, 0)) for grant in grants]
 
     async def run(self) -> None:

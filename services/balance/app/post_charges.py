@@ -13,6 +13,7 @@ from services.balance.rules.posting import Cause, Part, Posting, SideTable, lay_
 from services.balance.rules.stream import Arrival, Stop, Verdict, judge
 from services.balance.store.accounts import find_overflow
 from services.balance.store.chain import lock_heads
+from services.balance.store.holds import end_charged
 from services.balance.store.posting import prefer_plans_by_size
 from services.balance.store.streams import (
     StreamRow,
@@ -227,6 +228,9 @@ class ChargePoster:
         await prefer_plans_by_size(connection)
         await insert_evidence(connection, [(arrival, instants[arrival.batch.shard]) for arrival in posted])
         await self._poster.post(connection, posting, heads, list(instants.values()), _StepsOf(parts).of_account, opened)
+        admissions = [(account_id, name) for account_id, _, account in parts for name in account.admission_ids]
+        if admissions:
+            await end_charged(connection, admissions, now_us)
         if fresh:
             after_commit(lambda: self._directory.remember(fresh))
         after_commit(lambda: _count(posted[-1].batch, len(posted), posting, now_us))

@@ -39,7 +39,7 @@ from shared.restore_records import Lost, Restore, insert_lost
 from shared.restores import Offsets, Recovery, consume_to_end
 from shared.settings import SharedSettings
 from shared.topic_reader import TopicReader
-from shared.topics import ACCOUNT_EVENTS, CHARGES, PAYMENT_EVENTS
+from shared.topics import ACCOUNT_EVENTS, CHARGES, PAYMENT_EVENTS, PRICE_BOOKS
 
 logger = get_logger(__name__)
 
@@ -134,7 +134,7 @@ class BalanceRecovery(Recovery):
 
     async def catch_up(self, restore: Restore) -> None:  # noqa: ARG002 - the protocol's
         """Post again what is on the topics; what it makes of accounts on the way is told to nobody."""
-        await consume_to_end(self._pool, self._reader, self._consumers, (CHARGES, PAYMENT_EVENTS))
+        await consume_to_end(self._pool, self._reader, self._consumers, (CHARGES, PAYMENT_EVENTS, PRICE_BOOKS))
 
     async def settle(self, connection: Connection, restore: Restore) -> None:
         """Tell every account concerned as it stands, and payments that were credited meanwhile."""

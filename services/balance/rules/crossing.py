@@ -67,6 +67,16 @@ def cross(
     return _watch_burn(standing, now_us, low_cooldown_us, told), told
 
 
+def raise_low(standing: Standing, now_us: int, *, low_cooldown_us: int) -> tuple[Standing, Told | None]:
+    """Tell `low` because something was refused for want of credit; not again before the cool-down, nor at zero."""
+    cooled = standing.low_told_at_us is None or now_us - standing.low_told_at_us >= low_cooldown_us
+    if standing.state not in ("ok", "low") or not cooled:
+        return standing, None
+    version = standing.account_version + 1
+    told = replace(standing, state="low", low_told=True, low_told_at_us=now_us, account_version=version)
+    return told, Told("account.low", told)
+
+
 def _move(standing: Standing, movement: Movement, now_us: int) -> tuple[Standing, list[AccountEventType]]:
     """The standing after one entry, and which crossings of zero it told, in order."""
     delta_micros = movement.delta_micros
