@@ -13,6 +13,7 @@ import uvloop
 from services.balance.api import BalanceApi
 from services.balance.api_admissions import AdmissionsApi
 from services.balance.api_audits import AuditsApi
+from services.balance.api_forecasts import ForecastsApi
 from services.balance.api_grants import GrantsApi
 from services.balance.api_hours import HoursApi
 from services.balance.api_payments import PaymentsApi
@@ -23,6 +24,7 @@ from services.balance.app.anchors import Anchoring
 from services.balance.app.audits import FOUND, Auditor, AuditRequest, carry_out
 from services.balance.app.close_hours import HourCloser
 from services.balance.app.directory import Directory
+from services.balance.app.forecasts import Forecasts
 from services.balance.app.gaps import GapHealer
 from services.balance.app.grants import Grants
 from services.balance.app.hours import Hours
@@ -179,6 +181,7 @@ def _wire(
     api.include_router(GrantsApi(grants, vouchers).router)
     api.include_router(PaymentsApi(pool, Orders(pool, clock, settings, accounts)).router)
     api.include_router(AdmissionsApi(admissions, clock).router)
+    api.include_router(ForecastsApi(Forecasts(pool, clock, settings, grants)).router)
     auditor = Auditor(clock, own.audit_every_seconds)
     api.include_router(AuditsApi(pool, auditor).router)
     api.include_router(StreamsApi(Streams(pool, clock, charges)).router)
