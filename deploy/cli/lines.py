@@ -11,10 +11,8 @@ from typing import IO
 
 from deploy.cli.faults import CommandError
 from shared.errors import RecordError
-from shared.events.cloudevents import EVENT_BYTES_MAX, load_event
-from shared.events.lifecycle import LIFECYCLE_TYPES, RETRACTED_TYPE, LifecycleEvent, read_lifecycle
-from shared.events.usage import USAGE_TYPE, read_usage
-from shared.topics import LIFECYCLE, USAGE
+from shared.events.cloudevents import EVENT_BYTES_MAX
+from shared.events.incoming import IncomingEvent, check_event
 
 PIECE_BYTES = 1024 * 1024
 
@@ -37,37 +35,14 @@ class Line:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class GoodLine:
-    topic: str
-    key: bytes
-    value: bytes
-
-
-def check_line(line: Line) -> GoodLine | BadLine:
+def check_line(line: Line) -> IncomingEvent | BadLine:
     """What is published of a line: its own bytes, if a service would accept them."""
-    data = line.data
-    if data is None or len(data) > EVENT_BYTES_MAX:
+    if line.data is None:
         return BadLine(line.number, "too large", f"{line.length} bytes; an event may have {EVENT_BYTES_MAX}")
     try:
-        envelope = load_event(data)
-        kind = envelope.get("type")
-        # A retraction without a subject takes out usage: only resources have one.
-        if kind == USAGE_TYPE or (kind == RETRACTED_TYPE and "subject" not in envelope):
-            recorded = read_usage(envelope)
-            assert recorded is not None
-            usage = recorded.data
-            return GoodLine(USAGE, f"{usage.region}/{usage.tenant_id}".encode(), data)
-        # A service passes over what it does not know; who publishes is told, for a misspelt type charges nobody.
-        if not isinstance(kind, str) or kind not in LIFECYCLE_TYPES:
-            return BadLine(line.number, "unknown type", f"{str(kind)[:100]!r} is no type of an event")
-        event = read_lifecycle(envelope)
-        assert event is not None
+        return check_event(line.data)
     except RecordError as error:
         return BadLine(line.number, error.reason, error.detail)
-    # A listing belongs to no tenant: its pages stay together.
-    owner = event.data.tenant_id if isinstance(event, LifecycleEvent) else event.source
-    return GoodLine(LIFECYCLE, f"{event.data.region}/{owner}".encode(), data)
 
 
 @dataclass(slots=True)

@@ -16,8 +16,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 
 from deploy.cli.addresses import Addresses
 from deploy.cli.faults import FOUND, UNAVAILABLE, CommandError, EarlyExitError
-from deploy.cli.lines import BadLine, EventFile, GoodLine, check_line, open_events
+from deploy.cli.lines import BadLine, EventFile, check_line, open_events
 from deploy.cli.output import JsonOption, print_json, remark, say
+from shared.events.incoming import IncomingEvent
 from shared.kafka import describe_topics, open_producer
 from shared.outbox import CLOUDEVENT_TYPE
 from shared.topics import LIFECYCLE, USAGE
@@ -52,7 +53,7 @@ class BatchWriter:
         self._open: dict[tuple[str, int], Any] = {}
         self._sent: list[asyncio.Future[Any]] = []
 
-    async def add(self, line: GoodLine) -> None:
+    async def add(self, line: IncomingEvent) -> None:
         place = self._partition_of.get((line.topic, line.key))
         if place is None:
             # The partition that the default partitioner of Kafka's own clients chooses.

@@ -7,13 +7,16 @@ import orjson
 from fastapi import FastAPI
 
 from services.balance.api import BalanceApi
+from services.balance.api_admissions import AdmissionsApi
 from services.balance.api_audits import AuditsApi
+from services.balance.api_forecasts import ForecastsApi
 from services.balance.api_grants import GrantsApi
 from services.balance.api_hours import HoursApi
 from services.balance.api_payments import PaymentsApi
 from services.balance.api_streams import StreamsApi
 from services.enforcement.api import create_routes as enforcement_routes
 from services.metering.api import MeteringApi
+from services.metering.api_events import EventsApi
 from services.payment.api import PaymentApi
 from services.payment.api_auto_top_up import AutoTopUpApi
 from services.payment.api_open_payments import OpenPaymentsApi
@@ -49,7 +52,8 @@ def _document(title: str, *routers: Any) -> FastAPI:  # noqa: ANN401 - FastAPI's
 
 def declare_metering() -> FastAPI:
     parts: dict[str, Any] = dict.fromkeys(("ticker", "intake", "inventory", "guard", "relay", "reading"), ABSENT)
-    return _document("Tollkeeper metering", MeteringApi(ABSENT, ABSENT, ABSENT, {}, **parts).router)
+    routes = MeteringApi(ABSENT, ABSENT, ABSENT, {}, **parts).router
+    return _document("Tollkeeper metering", routes, EventsApi(ABSENT, "", ()).router)
 
 
 def declare_balance() -> FastAPI:
@@ -60,6 +64,8 @@ def declare_balance() -> FastAPI:
         GrantsApi(ABSENT, ABSENT).router,
         StreamsApi(ABSENT).router,
         AuditsApi(ABSENT, ABSENT).router,
+        AdmissionsApi(ABSENT, ABSENT).router,
+        ForecastsApi(ABSENT).router,
     )
     return _document("Tollkeeper balance", *parts)
 

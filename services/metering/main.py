@@ -8,6 +8,7 @@ from pathlib import Path
 import uvloop
 
 from services.metering.api import MeteringApi
+from services.metering.api_events import EventsApi
 from services.metering.app.gauges import run_gauges
 from services.metering.app.guard import ClockGuard
 from services.metering.app.intake import Intake
@@ -71,7 +72,8 @@ async def run_service(settings: Settings) -> None:
         reader = TopicReader(settings.kafka_bootstrap, settings.topic_prefix)
         restores = Restores(pool, clock, reader, relay, service="metering", topics=(CHARGES, PRICE_BOOKS))
         await restores.run(_make_recovery(settings, pool, clock, prices, reader))
-        supervisor = _wire(settings, pool, clock, prices, relay, guard)
+        events = EventsApi(producer, settings.topic_prefix, settings.regions)
+        supervisor = _wire(settings, pool, clock, prices, relay, guard, events)
         await supervisor.run()
     finally:
         await producer.stop()
@@ -115,7 +117,15 @@ def _make_reading(settings: Settings, pool: Pool, clock: Clock, guard: ClockGuar
     return ReadUntil(pool, clock, guard, watermarks, topics=CONSUMED, settle_delay_seconds=delay_seconds)
 
 
-def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: Relay, guard: ClockGuard) -> Supervisor:
+def _wire(
+    settings: Settings,
+    pool: Pool,
+    clock: Clock,
+    prices: Prices,
+    relay: Relay,
+    guard: ClockGuard,
+    events: EventsApi,
+) -> Supervisor:
     rules = Rules(settings.regions, settings.shards, settings.limits)
     intake = Intake(clock, prices, rules)
     inventory = Inventory(clock, prices, rules)
@@ -157,6 +167,7 @@ def _wire(settings: Settings, pool: Pool, clock: Clock, prices: Prices, relay: R
         reading=reading,
     )
     api.include_router(routes.router)
+    api.include_router(events.router)
     api.include_router(dead_letter_routes(pool, consumer))
     api.include_router(set_aside_routes(pool, clock))
     api.include_router(restore_routes(pool, clock, "metering"))

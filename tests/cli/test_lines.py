@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy.cli import lines
-from deploy.cli.lines import BadLine, EventFile, GoodLine, Line, check_line
+from deploy.cli.lines import BadLine, EventFile, Line, check_line
 from shared.events.cloudevents import EVENT_BYTES_MAX
+from shared.events.incoming import IncomingEvent
 from shared.topics import LIFECYCLE, USAGE
 
 
@@ -40,7 +41,7 @@ def usage() -> dict[str, Any]:
     }
 
 
-def check(data: bytes) -> GoodLine | BadLine:
+def check(data: bytes) -> IncomingEvent | BadLine:
     return check_line(Line(7, data, len(data)))
 
 
@@ -54,16 +55,16 @@ def reason(data: bytes) -> str:
 
 def test_types_tell_lifecycle_and_usage_apart_and_bytes_stay_as_they_are() -> None:
     line = orjson.dumps(created())
-    assert check(line) == GoodLine(LIFECYCLE, b"vn/acme", line)
+    assert check(line) == IncomingEvent(LIFECYCLE, b"vn/acme", line, "vn")
     line = json.dumps(usage(), indent=None).encode()
-    assert check(line) == GoodLine(USAGE, b"vn/acme", line)
+    assert check(line) == IncomingEvent(USAGE, b"vn/acme", line, "vn")
 
 
 def test_a_listing_is_keyed_by_its_source() -> None:
     data = {"region": "vn", "snapshot": "s1", "page": 1, "pages": 1, "resources": []}
     listing = created(type="inventory.observed") | {"data": data}
     found = check(orjson.dumps(listing))
-    assert isinstance(found, GoodLine)
+    assert isinstance(found, IncomingEvent)
     assert found.key == b"vn/platform/vn"
 
 

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from deploy.cli.evidence import read_batch as read_evidence
-from deploy.cli.lines import BadLine, GoodLine, Line, check_line
+from deploy.cli.lines import BadLine, Line, check_line
 from services.enforcement.handlers import LifecycleFact, read_record
 from services.enforcement.rules.account import Account
 from services.payment.app.credits import read_credit
@@ -20,6 +20,7 @@ from shared.errors import RecordError
 from shared.events.account import AccountData, AccountEvent
 from shared.events.charges import compress, decompress, read_batch
 from shared.events.enforcement import EnforcementData, EnforcementEvent
+from shared.events.incoming import IncomingEvent
 from shared.events.payments import PaymentCaptured
 from shared.events.prices import PriceBookPublished
 from shared.events.reading import read_json
@@ -92,7 +93,7 @@ async def test_lifecycle_events_grow(make_database: MakeDatabase) -> None:
     refused = check_line(Line(1, orjson.dumps(later), 0))
     assert isinstance(refused, BadLine)
     assert refused.reason == "unknown type"
-    assert isinstance(check_line(Line(1, orjson.dumps(grow_event(started()[0])), 0)), GoodLine)
+    assert isinstance(check_line(Line(1, orjson.dumps(grow_event(started()[0])), 0)), IncomingEvent)
 
 
 async def test_usage_events_grow(make_database: MakeDatabase) -> None:
@@ -116,7 +117,7 @@ async def test_usage_events_grow(make_database: MakeDatabase) -> None:
         assert passed_over(USAGE) == before + 1
     finally:
         await meter.close()
-    assert isinstance(check_line(Line(1, orjson.dumps(grow_event(event)), 0)), GoodLine)
+    assert isinstance(check_line(Line(1, orjson.dumps(grow_event(event)), 0)), IncomingEvent)
 
 
 async def test_charge_batches_grow(books: Books) -> None:
