@@ -5,6 +5,8 @@ Instants cross this border as integers of microseconds: a codec turns timestampt
 
 import asyncio
 import hashlib
+import os
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import date
@@ -16,6 +18,7 @@ from asyncpg.exceptions import _base as _client_errors
 
 from shared.clock import DAY_US, from_us
 from shared.errors import Corruption, TransientFault
+from shared.log import get_logger
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 else:
     Connection = asyncpg.Connection
     Pool = asyncpg.Pool
+
+logger = get_logger(__name__)
 
 SHARED_MIGRATIONS = Path(__file__).parent / "migrations"
 # The life of a lock's holder is bounded by the server: a process that is frozen or gone, or whose host is, holds nobody
@@ -36,6 +41,8 @@ _SESSION_BOUNDS = {
     "tcp_keepalives_count": "4",
     "tcp_user_timeout": "8s",
 }
+# What a process ends with whose database was replaced.
+REPLACED_EXIT = 70
 # PostgreSQL counts its binary timestamps from 2000-01-01.
 _EPOCH_2000_US = 946_684_800_000_000
 
@@ -78,17 +85,46 @@ async def _keep_session(_connection: Connection) -> None:
     """Leave a session as it is, and spare a round trip: whoever used it changed nothing of it, or took it back."""
 
 
+class _Recognised:
+    """Ends the process when a new session finds another database than the first one did.
+
+    What a process has in memory, positions and caches, holds for one life of its database. One that was frozen or out
+    of reach while a backup took the database's place comes back through a new session, and must begin anew.
+    """
+
+    def __init__(self) -> None:
+        self._first: tuple[object, ...] | None = None
+
+    async def prepare(self, connection: Connection) -> None:
+        await prepare_connection(connection)
+        found = await connection.fetchrow(
+            """
+            select s.system_identifier, c.timeline_id, d.oid, to_regclass('database_mark')::oid
+            from pg_control_system() s, pg_control_checkpoint() c, pg_database d where d.datname = current_database()
+            """
+        )
+        assert found is not None, "a session has its database"
+        self._first = self._first or tuple(found)
+        if tuple(found) != self._first:
+            logger.critical("database.replaced", was=str(self._first), found=str(tuple(found)))
+            # As a kill would: nothing that it has in memory is worth an orderly end, which could wait for others.
+            sys.stdout.flush()
+            os._exit(REPLACED_EXIT)
+
+
 async def open_pool(
     url: str,
     *,
     application: str,
     size_max: int = 10,
     command_timeout_seconds: float = 60,
+    ends_when_replaced: bool = False,
 ) -> Pool:
     """A pool whose commands time out, so that a task never hangs under a failover.
 
     Sessions are not reset when they are released: who locks, listens or sets something outside a transaction takes
-    that back, or ends the session. An open transaction is rolled back.
+    that back, or ends the session. An open transaction is rolled back. With `ends_when_replaced` the process ends
+    at once when its database was set back, or failed over, behind its back.
     """
     return await asyncpg.create_pool(
         url,
@@ -96,7 +132,7 @@ async def open_pool(
         max_size=size_max,
         command_timeout=command_timeout_seconds,
         timeout=10,
-        init=prepare_connection,
+        init=_Recognised().prepare if ends_when_replaced else prepare_connection,
         reset=_keep_session,
         server_settings={"application_name": application, "jit": "off", "timezone": "UTC", **_SESSION_BOUNDS},
     )

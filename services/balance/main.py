@@ -94,7 +94,7 @@ async def run_service() -> None:
     """Wire everything and run until a signal comes."""
     settings, own = SharedSettings(), BalanceSettings()
     clock = open_clock(settings.test_clock)
-    pool = await open_pool(own.database_url, application="balance")
+    pool = await open_pool(own.database_url, application="balance", ends_when_replaced=True)
     async with transaction(pool) as connection:
         await ensure_partitions(connection, "outbox", clock.now_us())
         await ensure_ledger_partitions(connection, clock.now_us())

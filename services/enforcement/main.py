@@ -32,7 +32,7 @@ MIGRATIONS = (SHARED_MIGRATIONS, Path(__file__).parent / "migrations")
 @asynccontextmanager
 async def open_service(settings: Settings, clock: Clock) -> AsyncIterator[Service]:
     """Open the database, the broker and the way to balance, and close them afterwards."""
-    pool = await open_pool(settings.enforcement_database_url, application="enforcement")
+    pool = await open_pool(settings.enforcement_database_url, application="enforcement", ends_when_replaced=True)
     try:
         async with transaction(pool) as connection:
             partitions = await keep_topic_layout(connection, {topic.name: topic.partitions for topic in TOPICS})

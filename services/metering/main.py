@@ -52,7 +52,7 @@ async def run_migrations(settings: Settings) -> None:
 async def run_service(settings: Settings) -> None:
     """Wire everything and run until a signal comes."""
     clock = open_clock(settings.test_clock)
-    pool = await open_pool(settings.metering_database_url, application="metering", size_max=8)
+    pool = await open_pool(settings.metering_database_url, application="metering", size_max=8, ends_when_replaced=True)
     async with transaction(pool) as connection:
         await ensure_shards(connection, settings.shards, clock.now_us())
         await ensure_partitions(connection, "outbox", clock.now_us())

@@ -65,9 +65,13 @@ class Edges:
 async def run_payment(shared: SharedSettings, settings: PaymentSettings, clock: Clock, edges: Edges) -> None:
     """Open everything, run until a signal comes, close everything."""
     async with AsyncExitStack() as stack:
-        pool = await open_pool(settings.database_url, application="payment", size_max=settings.pool_size)
+        pool = await open_pool(
+            settings.database_url, application="payment", size_max=settings.pool_size, ends_when_replaced=True
+        )
         stack.push_async_callback(pool.close)
-        loop_pool = await open_pool(settings.database_url, application="payment loops", size_max=LOOP_CONNECTIONS)
+        loop_pool = await open_pool(
+            settings.database_url, application="payment loops", size_max=LOOP_CONNECTIONS, ends_when_replaced=True
+        )
         stack.push_async_callback(loop_pool.close)
         async with transaction(pool) as connection:
             await ensure_partitions(connection, "outbox", clock.now_us())
