@@ -4,7 +4,7 @@ import pytest
 
 from services.enforcement.handlers import read_account
 from services.enforcement.rules.account import Account, AccountKey
-from shared.clock import HOUR_US, SECOND_US, format_instant, parse_instant
+from shared.clock import HOUR_US, MINUTE_US, SECOND_US, format_instant, parse_instant
 from shared.topics import ENFORCEMENT_EVENTS
 from tests.enforcement.conftest import REGION, START_US, Open
 from tests.enforcement.debt import GRACE_US, debtor, examine, open_debt, open_due
@@ -123,14 +123,24 @@ async def test_nobody_is_reminded_of_a_cancelled_case_or_at_its_due_time(open_wo
     assert await world.told("deletion.reminder") == []
 
 
-async def test_a_case_known_late_is_not_reminded_of_the_past(open_world: Open) -> None:
+async def test_a_debt_that_is_heard_of_late_has_its_whole_grace_period_from_then(open_world: Open) -> None:
+    """Balance's clock may have been behind: nobody else can tell since when, and nobody could warn."""
     world = await open_world()
     await world.learn(account("negative", 2, since_us=START_US - 14 * HOUR_US))
     await world.service.timers.remind_due()
     assert await world.told() == ["deletion.scheduled"]
-    world.move(8 * 3600)
+    [case] = await world.cases()
+    assert case["due_at"] == format_instant(START_US + GRACE_US)
+    world.move(13 * 3600)
     await world.service.timers.remind_due()
     assert await world.told("deletion.reminder") == ["deletion.reminder"]
+
+
+async def test_a_debt_that_is_heard_of_within_a_minute_counts_from_its_instant(open_world: Open) -> None:
+    world = await open_world()
+    await world.learn(account("negative", 2, since_us=START_US - MINUTE_US))
+    [case] = await world.cases()
+    assert case["due_at"] == format_instant(START_US - MINUTE_US + GRACE_US)
 
 
 async def test_a_case_opened_again_on_a_standing_clock_reminds_of_nothing_twice(open_world: Open) -> None:

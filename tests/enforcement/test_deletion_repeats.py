@@ -39,7 +39,9 @@ async def test_repeats_have_an_allowance_apart_and_hold_up_nobody(open_world: Op
         enforcement_deletion_repeats_per_hour_max=2,
     )
     other = ACME._replace(tenant_id="other")
-    await world.learn(happened("created", "vol-other", world.clock.now_us(), key=other))
+    since_us = world.clock.now_us() + 91 * SECOND_US
+    owes = account("negative", 2, since_us=since_us, key=other)
+    await world.learn(happened("created", "vol-other", world.clock.now_us(), key=other), owes)
     world.move(GRACE_US / SECOND_US)
     await examine(world)
     world.move(90)
@@ -47,7 +49,7 @@ async def test_repeats_have_an_allowance_apart_and_hold_up_nobody(open_world: Op
     await examine(world)
     assert len(await world.deleted()) == 4 + 2
     assert [case["state"] for case in await world.cases()] == ["carrying_out"]
-    await world.learn(account("negative", 2, since_us=world.clock.now_us() - GRACE_US, key=other))
+    world.move(1)
     await examine(world)
     assert "vol-other" in await world.deleted()
 

@@ -197,6 +197,16 @@ async def test_outside_the_simulator_a_due_case_is_a_plan_that_can_be_read(open_
     assert [case["state"] for case in await world.cases()] == ["cancelled"]
 
 
+async def test_a_plan_is_carried_out_once_the_runtime_does(open_world: Open) -> None:
+    world = await open_due(open_world, "ctr-1", runtime="docker")
+    await examine(world)
+    assert [case["state"] for case in await world.cases()] == ["plan"]
+    world.service.deletions._settings = world.service.deletions._settings.model_copy(update={"runtime": "simulator"})
+    world.move(20)
+    await examine(world)
+    assert await world.deleted() == ["ctr-1"]
+
+
 async def test_the_breaker_bounds_deletions_and_says_so(open_world: Open) -> None:
     world = await open_due(open_world, "ctr-1", "ctr-2", "ctr-3", enforcement_deletions_per_hour_max=2)
     await examine(world)

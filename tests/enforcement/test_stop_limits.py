@@ -2,9 +2,12 @@
 
 import pytest
 
+from services.enforcement.rules.account import AccountKey
+from services.enforcement.store.stops import load_due_ids
 from shared.clock import SECOND_US
+from shared.db import transaction
 from shared.topics import COMMANDS
-from tests.enforcement.conftest import Open
+from tests.enforcement.conftest import REGION, Open
 from tests.enforcement.world import ACME, World, account, happened
 
 
@@ -106,3 +109,17 @@ async def test_a_start_that_arrives_late_on_an_exhausted_account_is_stopped_by_i
     assert await stops(world) == ["ctr-1/platform/vn/run-1/stop/1"]
     await world.learn(happened("stopped", "ctr-1", now_us - 80 * SECOND_US))
     assert [row["outcome"] for row in await world.fetch("select outcome from stop_request")] == [None]
+
+
+async def test_a_backlog_of_one_region_leaves_the_others_their_turn(open_world: Open) -> None:
+    world = await open_world(enforcement_stops_per_minute_max=0, regions={"vn": REGION, "jp": REGION})
+    japan = AccountKey("jp", "acme")
+    await start(world, *(f"ctr-{number}" for number in range(5)))
+    await world.learn(account("exhausted", 2))
+    world.move(1)
+    await world.learn(happened("created", "ctr-jp", 0, key=japan), happened("started", "ctr-jp", 0, "run", key=japan))
+    await world.learn(account("exhausted", 2, key=japan))
+    world.move(60)
+    async with transaction(world.service.pool) as connection:
+        due = await load_due_ids(connection, world.clock.now_us(), 2, "first")
+    assert {key.region for key, _ in due} == {"vn", "jp"}

@@ -114,10 +114,14 @@ class Meter:
     async def close(self) -> None:
         await self.pool.close()
 
-    async def take(self, *events: Mapping[str, Any]) -> None:
-        """Apply one poll in one transaction, as the consumer does."""
+    async def take(self, *events: Mapping[str, Any] | bytes) -> None:
+        """Apply one poll in one transaction, as the consumer does; bytes are a record of the lifecycle topic."""
         records = []
         for event in events:
+            if isinstance(event, bytes):
+                records.append(Record(LIFECYCLE, _TOPIC_ID, 0, self._offset, None, event))
+                self._offset += 1
+                continue
             line = json.dumps(event)
             self.lines.append(line)
             retracts_usage = event["type"] == "event.retracted" and "subject" not in event

@@ -2,7 +2,12 @@
 
 from dataclasses import replace
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from services.metering.rules.acceptance import Limits
+from services.metering.rules.named import find_names
 from services.metering.store.contradictions import close_contradiction
 from services.metering.store.held_back import HeldBack, load_held_back
 from shared.clock import DAY_US, HOUR_US
@@ -40,7 +45,8 @@ async def test_a_resource_that_two_tenants_claim_is_told_of_both_until_somebody_
     async with transaction(meter.pool) as connection:
         key = ("vn", "vol-1", "other_tenant", "platform/2", second["id"])
         assert await close_contradiction(connection, key)
-    assert await held_back(meter, "debtor") == []
+    # The claim itself is a dead letter, which has its own end.
+    assert [item.kind for item in await held_back(meter, "debtor")] == ["dead"]
 
 
 async def test_a_dead_letter_is_told_of_the_tenant_that_it_names(meter: Meter) -> None:
@@ -50,3 +56,48 @@ async def test_a_dead_letter_is_told_of_the_tenant_that_it_names(meter: Meter) -
     assert len(meter.dead) == 1
     assert [item.kind for item in await held_back(meter)] == ["dead"]
     assert await held_back(meter, "acm") == []
+
+
+TENANT_HIDDEN = [
+    b'{"specversion":"1.0","id":"e","source":"platform/vn","type":"container.stopped","subject":"ctr-1","time":"2027-',
+    b'{"subject":"ctr-1","data":{"region":"vn"}}',
+    b'{"data":{"tenant_id":"\\u0061cme"}}',
+    b'{"data":{"tenant_id":"acme "}}',
+    b"acme stopped",
+]
+
+
+@pytest.mark.parametrize("value", TENANT_HIDDEN)
+async def test_a_dead_letter_is_told_of_whom_it_names_in_any_way(meter: Meter, value: bytes) -> None:
+    await meter.take(lifecycle("container.created", "ctr-1", START_US, gpu_sku="a30", gpu_count=1))
+    await meter.take(value)
+    assert len(meter.dead) == 1
+    assert [item.kind for item in await held_back(meter)] == ["dead"]
+    assert await held_back(meter, "other") == []
+
+
+async def test_dead_letters_that_nobody_can_look_through_are_a_doubt_about_everybody(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.metering.store.held_back.LETTERS_MAX", 2)
+    await meter.take(*(b"no event %d" % number for number in range(2)))
+    assert await held_back(meter, "other") == []
+    await meter.take(b"no event 3")
+    [item] = await held_back(meter, "other")
+    assert (item.kind, "replay or close" in item.reason) == ("dead", True)
+
+
+async def test_an_event_that_waits_for_the_one_that_it_replaces_is_told(meter: Meter) -> None:
+    created = lifecycle("container.created", "ctr-1", START_US, gpu_sku="a30", gpu_count=1)
+    stopped = lifecycle("container.stopped", "ctr-1", START_US)
+    stopped["data"] |= {"replaces": {"source": "platform/vn", "id": "never"}, "reason": "a wrong clock"}
+    await meter.take(created, stopped)
+    [item] = await held_back(meter)
+    assert (item.kind, item.resource_id) == ("pending", "ctr-1")
+
+
+@given(st.text(st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=20), st.binary(max_size=50))
+def test_a_name_is_found_whatever_stands_around_it(name: str, noise: bytes) -> None:
+    escaped = "".join(f"\\u{ord(letter):04X}" for letter in name)
+    for form in (name, f'"{name}"', f'{{"tenant_id": "{name}  ', f"vn/{name}", f'"{escaped}"'):
+        assert name in find_names([None, b" " + form.encode() + b" " + noise])

@@ -1,5 +1,7 @@
 """A platform without Kafka: what it sends over HTTP is charged like what comes over the topic."""
 
+from typing import Any
+
 import httpx
 import pytest
 
@@ -14,7 +16,7 @@ pytestmark = pytest.mark.process
 def test_events_over_http_are_charged_once_however_often_they_are_sent(make_cluster: MakeCluster) -> None:
     cluster = make_cluster(names=("metering", "balance"))
     put_books(cluster)
-    configured = {"gpu_sku": "a30", "gpu_count": 1, "persistent_storage_gb": 0}
+    configured: dict[str, Any] = {"gpu_sku": "a30", "gpu_count": 1, "persistent_storage_gb": 0}
     events = [
         event("acme", "container.created", START_US, **configured),
         event("acme", "container.started", START_US + SECOND_US),

@@ -33,6 +33,8 @@ logger = get_logger(__name__)
 # How long a claim stands if its process says nothing more: a frozen one holds a case up no longer than this.
 LEASE_SECONDS = 10.0
 CASES_MAX = 50
+# The one runtime for which deletions are carried out and not only planned.
+CARRYING_OUT = "simulator"
 NO_GUARDS = "guards are not installed for this runtime: nothing is deleted, this is a plan"
 
 
@@ -59,7 +61,8 @@ class Deletions:
         """Examine the due cases whose pause is over and that no other process looks at."""
         for _ in range(CASES_MAX):
             async with transaction(self._enforce.pool) as connection:
-                claimed = await claim_due_case(connection, self._enforce.clock.now_us(), LEASE_SECONDS)
+                now_us, carries_out = self._enforce.clock.now_us(), self._settings.runtime == CARRYING_OUT
+                claimed = await claim_due_case(connection, now_us, LEASE_SECONDS, with_plans=carries_out)
             if claimed is None:
                 return
             case, looks = claimed
@@ -95,7 +98,7 @@ class Deletions:
 
     async def examine(self, case: Case) -> bool:
         """Delete what is due of a case, or freeze it; return whether anything changed."""
-        if self._settings.runtime != "simulator":
+        if self._settings.runtime != CARRYING_OUT:
             return await self._plan(case)
         self.guard.require_no_jump()
         if await self._has_nothing_due(case):

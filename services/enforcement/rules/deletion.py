@@ -4,8 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from services.enforcement.rules.account import Account, AccountKey
-from shared.clock import SECOND_US, format_instant
+from shared.clock import MINUTE_US, SECOND_US, format_instant
 
+# How much later than balance we may hear of a debt and still count from its instant: polls, relays, a restart.
+HEARD_LATE_US = MINUTE_US
 CaseState = Literal["scheduled", "plan", "frozen", "carrying_out", "cancelled", "done"]
 
 
@@ -59,8 +61,13 @@ def name_case(key: AccountKey, negative_since_us: int) -> str:
 
 
 def open_case(key: AccountKey, negative_since_us: int, grace: Grace, now_us: int) -> Case:
-    """A case that begins at `negative_since_us` and is known since now: its opening says what older reminders would."""
-    return _begin(Case(key, negative_since_us, negative_since_us, 0), grace, now_us)
+    """A case of an account that is below zero since `negative_since_us`, as balance's clock says, and is known now.
+
+    Its opening says what older reminders would. An instant from long before it was heard of is nobody's proof: that
+    clock may have been wrong, and nobody could warn the customer. Then the grace period begins now.
+    """
+    is_late = now_us - negative_since_us > HEARD_LATE_US
+    return _begin(Case(key, negative_since_us, now_us if is_late else negative_since_us, 0), grace, now_us)
 
 
 def reopen_case(case: Case, grace: Grace, now_us: int) -> Case:

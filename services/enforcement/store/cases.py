@@ -32,24 +32,29 @@ async def load_case(connection: Connection, case_id: str) -> Case | None:
     return None if row is None else _case(row)
 
 
-async def claim_due_case(connection: Connection, now_us: int, lease_seconds: float) -> tuple[Case, int] | None:
+async def claim_due_case(
+    connection: Connection, now_us: int, lease_seconds: float, *, with_plans: bool
+) -> tuple[Case, int] | None:
     """Claim the case that is due for the longest, of those that nobody looks at: with how often it was in vain so far.
 
-    A claim ends by itself: other processes look at the case again if this one is frozen or dies. Left out are mere
-    plans, cases looked at within their pause, and cases set aside.
+    A claim ends by itself: other processes look at the case again if this one is frozen or dies. Left out are cases
+    looked at within their pause, cases set aside, and unless `with_plans` mere plans: whoever only plans has seen them,
+    whoever carries out has not.
     """
     row = await connection.fetchrow(
         f"""
         update deletion_case c set next_look_at = clock_timestamp() + make_interval(secs => $2)
         where c.case_id = (
           select case_id from deletion_case d
-          where due_at <= $1 and state not in ('cancelled', 'done', 'plan') and next_look_at <= clock_timestamp()
+          where due_at <= $1 and state not in ('cancelled', 'done') and next_look_at <= clock_timestamp()
+            and ($3 or state <> 'plan')
             and not exists (select from set_aside s where (s.kind, s.item) = ('deletion', d.case_id) and s.next_at > $1)
           order by due_at, case_id limit 1 for update skip locked)
         returning {_COLUMNS}, c.looks
         """,  # noqa: S608 - the columns are constant
         now_us,
         lease_seconds,
+        with_plans,
     )
     return None if row is None else (_case(row), row["looks"])
 

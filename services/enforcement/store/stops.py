@@ -60,14 +60,21 @@ async def load_requests(connection: Connection, ids: Sequence[tuple[str, str]]) 
 
 
 async def load_due_ids(connection: Connection, now_us: int, limit: int, turn: StopTurn) -> list[tuple[AccountKey, str]]:
-    """Whose open requests are due to be sent, without a lock: (account, resource_id), the longest due first."""
+    """Whose open requests are due to be sent, without a lock: (account, resource_id), the longest due first.
+
+    Regions take turns: what one can't send today leaves room for the others.
+    """
     rows = await connection.fetch(
         """
-        select region, tenant_id, resource_id from stop_request r
-        where ended_at is null and next_attempt_at <= $1 and (next_attempt_at = requested_at) = $3
-          and not exists (select from set_aside s
-            where (s.kind, s.item) = ('stop', r.region || '/' || r.resource_id) and s.next_at > $1)
-        order by next_attempt_at limit $2
+        select region, tenant_id, resource_id from (
+          select region, tenant_id, resource_id, next_attempt_at,
+            row_number() over (partition by region order by next_attempt_at) as turn
+          from stop_request r
+          where ended_at is null and next_attempt_at <= $1 and (next_attempt_at = requested_at) = $3
+            and not exists (select from set_aside s
+              where (s.kind, s.item) = ('stop', r.region || '/' || r.resource_id) and s.next_at > $1)
+        ) due
+        order by turn, next_attempt_at limit $2
         """,
         now_us,
         limit,

@@ -3,14 +3,17 @@
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from services.metering.rules.named import find_names
 from services.metering.store.contradictions import OF_HISTORY
 from shared.db import Connection
 from shared.topics import LIFECYCLE, USAGE
 
 # A larger dead letter is nobody's event.
 READ_BYTES_MAX: Final = 16 * 1024
+# More of them than can be looked through are a doubt about everybody.
+LETTERS_MAX: Final = 2_000
 
-HeldBackKind = Literal["parked", "contradiction", "dead"]
+HeldBackKind = Literal["parked", "pending", "contradiction", "dead"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,30 +29,57 @@ class HeldBack:
 async def load_held_back(connection: Connection, region: str, tenant_id: str, limit: int) -> list[HeldBack]:
     """What could change what an account is charged, or whose a resource is, once an operator has looked at it.
 
-    Events that wait for an operator; refused claims and facts, of the tenant or about its resources; dead letters that
-    have its name in them. What waits for its time alone is no doubt.
+    Events that wait for an operator, or for one that they replace and that never came; refused claims and facts, of the
+    tenant or about its resources; dead letters that name it, or one of its resources. What waits for its time alone is
+    no doubt.
     """
     rows = await connection.fetch(
         """
-        select 'parked' as kind, source || '/' || event_id as item_id, resource_id, reason
-        from waiting_event where state = 'parked' and due_at is null and (region, tenant_id) = ($1, $2)
+        select state as kind, source || '/' || event_id as item_id, resource_id, reason
+        from waiting_event where (region, tenant_id) = ($1, $2)
+          and (state = 'parked' and due_at is null or state = 'pending' and replaces_id is not null)
         union all
         select 'contradiction', c.source || '/' || c.event_id, c.resource_id, c.kind
         from contradiction c
         where c.region = $1 and not c.kind = any($3::text[])
           and (c.tenant_id = $2 or exists (select from resource r
             where (r.region, r.resource_id, r.tenant_id) = (c.region, c.resource_id, $2)))
-        union all
-        select 'dead', dead_id, null, reason from dead_letter
-        where replayed_at is null and topic = any($4::text[]) and octet_length(value) <= $5
-          and position(convert_to('"' || $2 || '"', 'UTF8') in value) > 0
-        order by kind, item_id limit $6
+        order by kind, item_id limit $4
         """,
         region,
         tenant_id,
         list(OF_HISTORY),
-        [LIFECYCLE, USAGE],
-        READ_BYTES_MAX,
         limit,
     )
-    return [HeldBack(*row) for row in rows]
+    found = [HeldBack(*row) for row in rows]
+    return [*found, *await _load_dead(connection, region, tenant_id)][:limit]
+
+
+async def _load_dead(connection: Connection, region: str, tenant_id: str) -> list[HeldBack]:
+    rows = await connection.fetch(
+        """
+        select dead_id, reason, key, value from dead_letter
+        where replayed_at is null and topic = any($1::text[]) and octet_length(value) <= $2 order by dead_id limit $3
+        """,
+        [LIFECYCLE, USAGE],
+        READ_BYTES_MAX,
+        LETTERS_MAX + 1,
+    )
+    if len(rows) > LETTERS_MAX:
+        reason = f"more than {LETTERS_MAX} dead letters, too many to tell whom they concern: replay or close them"
+        return [HeldBack("dead", "many", None, reason)]
+    names = {row["dead_id"]: find_names((row["key"], row["value"])) for row in rows}
+    owned = {
+        row[0]
+        for row in await connection.fetch(
+            "select resource_id from resource where (region, tenant_id) = ($1, $2) and resource_id = any($3::text[])",
+            region,
+            tenant_id,
+            [name for name in frozenset().union(*names.values()) if "\0" not in name],
+        )
+    }
+    return [
+        HeldBack("dead", row["dead_id"], next(iter(sorted(names[row["dead_id"]] & owned)), None), row["reason"])
+        for row in rows
+        if tenant_id in names[row["dead_id"]] or names[row["dead_id"]] & owned
+    ]
