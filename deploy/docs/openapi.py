@@ -74,7 +74,7 @@ def declare_payment() -> FastAPI:
     parts = (
         PaymentApi(ABSENT, ABSENT),
         OperatorApi(ABSENT, ABSENT, ABSENT, ABSENT),
-        OpenPaymentsApi(ABSENT, ABSENT),
+        OpenPaymentsApi(ABSENT, ABSENT, ABSENT),
         ReconciliationApi(ABSENT, ABSENT),
         AutoTopUpApi(ABSENT),
         PagesApi(ABSENT, ABSENT, ABSENT, ABSENT),

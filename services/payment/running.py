@@ -158,7 +158,7 @@ def include_routes(api: FastAPI, service: Service, edges: Edges) -> None:
     """Everything that payment answers, but for its dead letters."""
     api.include_router(PaymentApi(service.rates, service.topups).router)
     api.include_router(OperatorApi(service.rates, service.settlement, service.refunds, service.inbox).router)
-    api.include_router(OpenPaymentsApi(service.pool, service.clock).router)
+    api.include_router(OpenPaymentsApi(service.pool, service.clock, service.reconciler).router)
     api.include_router(ReconciliationApi(service.clock, service.reconciler).router)
     api.include_router(AutoTopUpApi(service.auto_top_ups).router)
     api.include_router(PagesApi(service.topups, service.reconciler.balance, service.receipts, edges.read_vnpay).router)

@@ -70,6 +70,6 @@ class FakePayment(_Fake):
     def list_open(self, region: str, tenant_id: str) -> dict[str, Any]:
         return {"now": self.now, "open_payments": self.open.get(AccountKey(region, tenant_id), [])}
 
-    def add(self, key: AccountKey, kind: str, item_id: str, state: str, *, attempted: bool) -> None:
-        item = {"kind": kind, "id": item_id, "state": state, "attempted": attempted, "since": self.now}
+    def add(self, key: AccountKey, kind: str, item_id: str, state: str, *, attempted: bool, asked: bool = True) -> None:
+        item = {"kind": kind, "id": item_id, "state": state, "attempted": attempted, "asked": asked, "since": self.now}
         self.open.setdefault(key, []).append(item)

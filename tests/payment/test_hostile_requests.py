@@ -19,7 +19,7 @@ async def test_no_input_is_answered_with_a_fault(shop: Shop) -> None:
     for part in (
         PaymentApi(service.rates, service.topups),
         OperatorApi(service.rates, service.settlement, service.refunds, service.inbox),
-        OpenPaymentsApi(service.pool, shop.clock),
+        OpenPaymentsApi(service.pool, shop.clock, service.reconciler),
     ):
         api.include_router(part.router)
     transport = httpx.ASGITransport(api, raise_app_exceptions=False)

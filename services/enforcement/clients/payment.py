@@ -15,6 +15,7 @@ class _OpenPayment(Answer):
     id: str
     state: str
     attempted: bool
+    asked: bool = False
 
 
 class _OpenPayments(Answer):
@@ -40,5 +41,8 @@ class PaymentClient:
         """Raises OutOfReachError."""
         path = f"/v1/accounts/{quote(key.region, safe='')}/{quote(key.tenant_id, safe='')}/open-payments"
         answer = await self._asker.ask(_OpenPayments, "GET", path)
-        named = (OpenPayment(f"{item.kind} {item.id} ({item.state})", item.attempted) for item in answer.open_payments)
+        named = (
+            OpenPayment(f"{item.kind} {item.id} ({item.state})", item.attempted, item.asked)
+            for item in answer.open_payments
+        )
         return PaymentsSeen(answer.now, tuple(named))

@@ -37,10 +37,14 @@ class MeteringSeen:
 
 @dataclass(frozen=True, slots=True)
 class OpenPayment:
-    """Something that may still become a credit; `attempted` where money may have moved at the provider."""
+    """Something that may still become a credit; `attempted` where money may have moved at the provider.
+
+    `asked`: the provider answered for it just now. What is not known for certain may have moved money as well.
+    """
 
     name: str
     attempted: bool
+    asked: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,7 @@ def _money_on_its_way(case: Case, evidence: Evidence, _bounds: Bounds) -> str | 
     if payments is None:
         return None
     waits = evidence.asked_at_us < case.due_at_us + UNATTEMPTED_DELAY_US
-    open_names = [item.name for item in payments.open if item.attempted or waits]
+    open_names = [item.name for item in payments.open if item.attempted or not item.asked or waits]
     return f"a payment may still be credited: {', '.join(open_names)}" if open_names else None
 
 

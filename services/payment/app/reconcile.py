@@ -16,7 +16,12 @@ from services.payment.providers import AskedOrder, Provider, ProviderName, Provi
 from services.payment.rules.decision import Outcome
 from services.payment.rules.facts import Expired, Fact, Paid
 from services.payment.rules.reconciliation import FIRST_ASK_US, RETRY_US, Asking, closes_at_us, next_ask_us
-from services.payment.store.asking import claim_due_orders, load_recent_orders, set_next_ask
+from services.payment.store.asking import (
+    claim_due_orders,
+    load_recent_orders,
+    load_untried_orders,
+    set_next_ask,
+)
 from services.payment.store.auto_top_ups import has_open_attempt
 from services.payment.store.orders import StoredOrder, load_order
 from services.payment.store.payments import load_payment, lock_payment_ids
@@ -49,6 +54,10 @@ class Difference:
     detail: str
 
 
+# After these nobody knows what became of an order.
+_UNANSWERED: frozenset[DifferenceKind] = frozenset({"provider-unreachable", "provider-refused", "failed"})
+# So many of an account's orders are asked about before its deletion; more of them are not asked about.
+UNTRIED_MAX = 20
 _HEALED: Mapping[Outcome, DifferenceKind] = {"applied": "healed", "mismatched": "queued", "queued": "queued"}
 
 
@@ -101,6 +110,20 @@ class Reconciler:
             if len(orders) < BATCH:
                 return asked, differences
             after = orders[-1].order_id
+
+    async def ask_untried(self, region: str, tenant_id: str) -> frozenset[str]:
+        """Ask now about an account's orders that nobody is known to have tried to pay; those that were answered for.
+
+        What the provider knows of them is applied. Raises TransientFault.
+        """
+        async with transaction(self._pool) as connection:
+            orders = await load_untried_orders(connection, region, tenant_id, UNTRIED_MAX)
+        answers = await asyncio.gather(*(self.reconcile(order) for order in orders))
+        return frozenset(
+            order.order_id
+            for order, found in zip(orders, answers, strict=True)
+            if not any(difference.kind in _UNANSWERED for difference in found)
+        )
 
     async def reconcile(self, order: StoredOrder) -> list[Difference]:
         """Ask the provider, then balance, about one order; answer what differed."""

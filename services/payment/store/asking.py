@@ -47,6 +47,20 @@ async def load_recent_orders(
     return [StoredOrder(*row) for row in rows]
 
 
+async def load_untried_orders(connection: Connection, region: str, tenant_id: str, limit: int) -> list[StoredOrder]:
+    """An account's open orders that nobody is known to have tried to pay, the newest first."""
+    rows = await connection.fetch(
+        f"""
+        select {", ".join(ORDER_COLUMNS)} from payment_order
+        where (region, tenant_id) = ($1, $2) and state = 'pending' and not attempted order by created_at desc limit $3
+        """,  # noqa: S608 - constants
+        region,
+        tenant_id,
+        limit,
+    )
+    return [StoredOrder(*row) for row in rows]
+
+
 async def set_next_ask(connection: Connection, order_id: str, ask_at_us: int | None) -> None:
     await connection.execute(
         "update payment_order set ask_at = $2, asks = greatest(asks, 1) where order_id = $1", order_id, ask_at_us

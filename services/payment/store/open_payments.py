@@ -25,7 +25,8 @@ class OpenPayment:
 async def load_open_payments(connection: Connection, region: str, tenant_id: str, limit: int) -> list[OpenPayment]:
     """Everything of an account that the provider has not finally refused and balance has not acknowledged.
 
-    Money in the queue that matches no order belongs to nobody yet; it counts for every account with the payer's e-mail.
+    Money in the queue that matches no order belongs to nobody yet; it counts for every account with the payer's e-mail,
+    and for the one whose order it names, where a restore lost that.
     """
     rows = await connection.fetch(
         """
@@ -42,8 +43,12 @@ async def load_open_payments(connection: Connection, region: str, tenant_id: str
           left join payment_order o on o.order_id = coalesce(q.order_id, p.order_id)
         where q.settled_at is null and (
           (coalesce(p.region, o.region), coalesce(p.tenant_id, o.tenant_id)) = ($1, $2)
-          or p.region is null and o.order_id is null and lower(p.payer_email) in (
-            select lower(email) from payment_order where (region, tenant_id) = ($1, $2) and email <> ''))
+          or p.region is null and o.order_id is null and (
+            lower(p.payer_email) in (
+              select lower(email) from payment_order where (region, tenant_id) = ($1, $2) and email <> '')
+            or exists (select from restore_lost l
+              where (l.kind, l.region, l.tenant_id) = ('order', $1, $2)
+                and position(l.item in q.subject || ' ' || q.detail) > 0)))
         order by since, kind, item_id limit $3
         """,
         region,

@@ -76,8 +76,8 @@ DOUBTS: list[tuple[str, Callable[[Evidence], Evidence]]] = [
     ("held-back", evidence(held_back=("parked platform/vn/evt-9 (too_old) of ctr-1",))),
     ("payment-clock", evidence(payments=None)),
     ("payment-clock", payments(now_us=NOW_US - SKEW_US - 1)),
-    ("open-payments", payments(open=(OpenPayment("payment stripe:pi_1", attempted=True),))),
-    ("open-payments", payments(open=(OpenPayment("order ord-1", attempted=False),))),
+    ("open-payments", payments(open=(OpenPayment("payment stripe:pi_1", attempted=True, asked=True),))),
+    ("open-payments", payments(open=(OpenPayment("order ord-1", attempted=False, asked=True),))),
     ("account", evidence(account=None)),
     ("version", evidence(known_version=8)),
     ("state", account(state="ok")),
@@ -115,9 +115,11 @@ def test_evidence_that_agrees_up_to_every_bound_deletes() -> None:
         late,
         balance=replace(BALANCE, now_us=late.asked_at_us - SKEW_US),
         metering=replace(METERING, now_us=late.asked_at_us + SKEW_US, through_us=late.asked_at_us - LAG_US),
-        payments=PaymentsSeen(late.asked_at_us, (OpenPayment("order ord-1", attempted=False),)),
+        payments=PaymentsSeen(late.asked_at_us, (OpenPayment("order ord-1", attempted=False, asked=True),)),
     )
     assert objections(CASE, late) == [], "an order that nobody tried to pay delays two hours at most"
+    silent = replace(late, payments=PaymentsSeen(late.asked_at_us, (OpenPayment("order ord-1", False, asked=False),)))
+    assert objections(CASE, silent) == ["open-payments"], "unless its provider does not say that it is not paid"
 
 
 def test_every_guard_has_its_doubt() -> None:
