@@ -10,7 +10,7 @@ from deploy.cli.services import ProblemError, Services, open_services, segment, 
 from shared.ids import fact_id
 from shared.money import NotMoneyError, format_micros, parse_micros
 
-account = typer.Typer(help="Accounts: open, show, credit, grant.", no_args_is_help=True)
+account = typer.Typer(no_args_is_help=True)
 
 AccountArgument = Annotated[str, typer.Argument(metavar="REGION/TENANT", help="An account, such as vn/acme.")]
 NOT_FOUND = 404

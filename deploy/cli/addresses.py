@@ -7,7 +7,6 @@ from pathlib import Path
 
 from deploy.cli.faults import CommandError
 from deploy.local.settings import read_port
-from deploy.local.state import Home, find_home
 
 PORTS = {"metering": 8083, "balance": 8081, "payment": 8082, "enforcement": 8084}
 KAFKA_BOOTSTRAP = "127.0.0.1:9092"
@@ -25,6 +24,8 @@ class Addresses:
     @classmethod
     def read(cls, environment: Mapping[str, str] | None = None) -> "Addresses":
         """The environment wins over the settings with which the stack of this home was last started."""
+        from deploy.local.state import find_home
+
         own = os.environ if environment is None else environment
         home = find_home(own).path
         # A port that was set here and now means another stack than the remembered addresses.
@@ -45,6 +46,8 @@ def _service_url(env: Mapping[str, str], name: str, port: int) -> str:
 
 
 def _remembered(home: Path) -> dict[str, str]:
+    from deploy.local.state import Home
+
     try:
         return Home(home).read_environment()
     except ValueError as error:

@@ -16,7 +16,7 @@ from shared.events.reading import describe
 POLL_SECONDS = 0.5
 TELL_SECONDS = 10
 
-anchors = typer.Typer(help="Heads of the ledger's hash chain, to keep elsewhere.", no_args_is_help=True)
+anchors = typer.Typer(no_args_is_help=True)
 
 
 @anchors.command("export")

@@ -11,7 +11,7 @@ from deploy.cli.faults import CommandError
 from deploy.cli.output import JsonOption, print_json, say
 from shared.clock import SECOND_US, FileClock, format_instant, parse_instant
 
-clock = typer.Typer(help="The test clock of a stack that was made with one.", no_args_is_help=True)
+clock = typer.Typer(no_args_is_help=True)
 
 _DURATION = re.compile(r"(\d{1,9})(s|m|h|d)", re.ASCII)
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

@@ -8,8 +8,8 @@ import typer
 from deploy.cli.output import JsonOption, print_json, print_table, remark, say
 from deploy.cli.services import open_services
 
-contradictions = typer.Typer(help="What was said and can't be: list and close it.")
-parked = typer.Typer(help="Events that wait: list them, release one.")
+contradictions = typer.Typer()
+parked = typer.Typer()
 
 RegionOption = Annotated[str | None, typer.Option(help="Only of this region.")]
 TenantOption = Annotated[str | None, typer.Option(help="Only of this tenant.")]

@@ -15,7 +15,7 @@ from deploy.cli.lines import PIECE_BYTES
 from deploy.cli.output import JsonOption, print_json, printable, remark, say
 from deploy.cli.services import ProblemError, Services, open_services, segment
 
-dead = typer.Typer(help="Dead letters: list, show, mend, replay, close.", no_args_is_help=True)
+dead = typer.Typer(no_args_is_help=True)
 
 SERVICES = ("metering", "balance", "payment", "enforcement")
 PAGE = 500

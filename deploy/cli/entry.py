@@ -5,7 +5,7 @@ import sys
 
 def main() -> None:
     try:
-        from deploy.cli.main import run  # noqa: PLC0415 - this is what takes time
+        from deploy.cli.main import run
 
         code = run()
     except KeyboardInterrupt:

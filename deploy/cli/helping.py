@@ -1,6 +1,6 @@
 """What `--help` says beside the parameters: a line that fits the list of commands, examples, exit codes."""
 
-import typer
+from typer.core import TyperCommand, TyperGroup
 
 from deploy.cli.faults import EXIT_CODES
 
@@ -13,21 +13,21 @@ _VOUCHER = (
 
 # Of a command its line in the list, where its first sentence is too long for it, and calls that work as they are.
 _HELP: dict[str, tuple[str | None, tuple[str, ...]]] = {
-    "up": ("Start the whole stack and stay until Ctrl-C.", ("up --no-demo", "up --detach --no-demo")),
+    "up": (None, ("up --no-demo", "up --detach --no-demo")),
     "down": (None, ("down",)),
-    "status": ("Tell how the stack is doing.", ("status", "status --json")),
-    "publish": ("Publish lifecycle and usage events.", ("publish samples/events.jsonl", "publish - --json")),
+    "status": (None, ("status", "status --json")),
+    "publish": (None, ("publish samples/events.jsonl", "publish - --json")),
     "import-trace": (
-        "Turn what a cluster recorded into events.",
+        None,
         (
             "import-trace samples/jobs.txt --format sacct --time-zone Asia/Ho_Chi_Minh --region vn --out jobs.jsonl",
             "import-trace - --format docker-events --region vn",
             "import-trace jobs.csv --region vn --tenant-column user --gpu-sku a30 --start 2026-03-01T00:00:00Z",
         ),
     ),
-    "wait-settled": ("Wait until what was published is charged.", ("wait-settled --timeout 60",)),
-    "explain": ("Tell a charge from the stored bytes.", ("explain vn/acme", "explain vn/acme --resource ctr-1")),
-    "reconcile": ("Ask providers and balance about orders.", ("reconcile", "reconcile --account vn/acme --days 30")),
+    "wait-settled": (None, ("wait-settled --timeout 60",)),
+    "explain": (None, ("explain vn/acme", "explain vn/acme --resource ctr-1")),
+    "reconcile": (None, ("reconcile", "reconcile --account vn/acme --days 30")),
     "prices publish": ("Publish a price book.", ("prices publish samples/prices.yaml",)),
     "prices show": (None, ("prices show vn", "prices show vn --json")),
     "account open": (None, ("account open vn/acme",)),
@@ -63,16 +63,20 @@ def examples() -> dict[str, tuple[str, ...]]:
     return {command: calls for command, (_, calls) in _HELP.items()}
 
 
-def document(app: typer.Typer) -> None:
-    """Give every command of `app` its line, its examples and its exit codes."""
-    app.info.epilog = EXIT_CODES
-    groups = [(f"{group.name} ", group.typer_instance) for group in app.registered_groups]
-    for prefix, group in [("", app), *groups]:
-        for command in group.registered_commands if group else ():
-            name = command.name or getattr(command.callback, "__name__", "").replace("_", "-")
-            short, calls = _HELP.get(prefix + name, (None, ()))
-            command.short_help = short or command.short_help
-            shown = "".join(f"\n  tollkeeper {call}" for call in calls)
-            command.epilog = (f"\b\nExamples:{shown}\n\n" if calls else "") + (
-                EXIT_CODES if name == "wait-settled" else SEE_EXIT_CODES
-            )
+def document(name: str, command: TyperCommand | TyperGroup) -> None:
+    """Give a command, or every command of a group, its line, its examples and its exit codes."""
+    if isinstance(command, TyperGroup):
+        for part, inner in command.commands.items():
+            assert isinstance(inner, TyperCommand)
+            _document(f"{name} {part}", inner)
+    else:
+        _document(name, command)
+
+
+def _document(name: str, command: TyperCommand) -> None:
+    short, calls = _HELP.get(name, (None, ()))
+    command.short_help = short or command.short_help
+    shown = "".join(f"\n  tollkeeper {call}" for call in calls)
+    command.epilog = (f"\b\nExamples:{shown}\n\n" if calls else "") + (
+        EXIT_CODES if name == "wait-settled" else SEE_EXIT_CODES
+    )

@@ -2,39 +2,23 @@
 
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from typing import Annotated
 
 import typer
 
-from deploy.cli.account import account
-from deploy.cli.audit import anchors, audit
-from deploy.cli.clock import clock
-from deploy.cli.contradictions import contradictions, parked
-from deploy.cli.dead import dead
-from deploy.cli.explain import explain
-from deploy.cli.faults import FOUND, INTERRUPTED, TIMEOUT, USAGE, CommandError, EarlyExitError
-from deploy.cli.helping import document
+from deploy.cli.commands import HELP_OPTIONS, Commands
+from deploy.cli.faults import EXIT_CODES, FOUND, INTERRUPTED, TIMEOUT, USAGE, CommandError, EarlyExitError
 from deploy.cli.output import remark, say
-from deploy.cli.payments import rates, reconcile
-from deploy.cli.prices import prices
-from deploy.cli.publish import publish
-from deploy.cli.refunds import inbox, refunds
-from deploy.cli.restores import restores
-from deploy.cli.set_aside import set_aside
-from deploy.cli.settled import wait_settled
-from deploy.cli.stack import stack_down, stack_status, stack_up
-from deploy.cli.streams import streams
-from deploy.cli.trace import import_trace
-from deploy.cli.voucher import voucher
 from deploy.local.faults import StackError
 from deploy.local.settings import tell_path_fault
 
 app = typer.Typer(
     name="tollkeeper",
+    cls=Commands,
     help="Prepaid billing for GPU clouds: run it, feed it, read it.",
+    epilog=EXIT_CODES,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=HELP_OPTIONS,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -42,6 +26,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback
     if wanted:
+        from importlib import metadata
+
         say(f"tollkeeper {metadata.version('tollkeeper')}")
         raise typer.Exit
 
@@ -55,28 +41,6 @@ def root(
 ) -> None:
     """Prepaid billing for GPU clouds: run it, feed it, read it."""
     assert not version, "its callback ends the program"
-
-
-for command in (publish, import_trace, wait_settled, explain, reconcile, audit):
-    app.command()(command)
-app.command(name="up")(stack_up)
-app.command(name="down")(stack_down)
-app.command(name="status")(stack_status)
-app.add_typer(prices, name="prices")
-app.add_typer(account, name="account")
-app.add_typer(voucher, name="voucher")
-app.add_typer(rates, name="rates")
-app.add_typer(refunds, name="refunds")
-app.add_typer(inbox, name="inbox")
-app.add_typer(dead, name="dead")
-app.add_typer(parked, name="parked")
-app.add_typer(contradictions, name="contradictions")
-app.add_typer(streams, name="streams")
-app.add_typer(restores, name="restores")
-app.add_typer(set_aside, name="set-aside")
-app.add_typer(anchors, name="anchors")
-app.add_typer(clock, name="clock")
-document(app)
 
 
 def run(arguments: Sequence[str] | None = None) -> int:

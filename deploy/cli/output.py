@@ -4,16 +4,15 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
-import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document for programs.")]
 
 
 def print_json(document: Mapping[str, object]) -> None:
     """One JSON document with the keys in the order given, which stays as it is."""
+    import orjson
+
     sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
     sys.stdout.flush()
 
@@ -32,6 +31,9 @@ def remark(line: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A plain table; cells are printed as they are, without markup."""
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column, overflow="fold")

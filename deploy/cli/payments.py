@@ -13,7 +13,7 @@ from deploy.cli.services import open_services, split_account
 _PAIR = re.compile(r"[A-Z]{3}/[A-Z]{3}")
 _DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 
-rates = typer.Typer(help="Exchange rates: publish, list.", no_args_is_help=True)
+rates = typer.Typer(no_args_is_help=True)
 
 
 def reconcile(

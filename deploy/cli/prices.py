@@ -15,7 +15,7 @@ from shared.clock import format_instant
 from shared.events.prices import PriceBookFile, PriceBookPublished
 from shared.events.reading import describe
 
-prices = typer.Typer(help="Price books: publish one, show those in force and to come.", no_args_is_help=True)
+prices = typer.Typer(no_args_is_help=True)
 
 
 class _BookLoader(yaml.SafeLoader):

@@ -9,8 +9,8 @@ from deploy.cli.faults import CommandError
 from deploy.cli.output import JsonOption, print_json, printable, say
 from deploy.cli.services import Services, open_services, segment
 
-refunds = typer.Typer(help="Refund requests without an answer: list, withdraw.", no_args_is_help=True)
-inbox = typer.Typer(help="Callbacks not applied: list, apply, dismiss.", no_args_is_help=True)
+refunds = typer.Typer(no_args_is_help=True)
+inbox = typer.Typer(no_args_is_help=True)
 
 PAGE = 500
 ActorOption = Annotated[str, typer.Option(help="Who decides it; it stays on record.")]

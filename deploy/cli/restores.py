@@ -9,7 +9,7 @@ from deploy.cli.output import JsonOption, print_json, print_table, printable, sa
 from deploy.cli.services import Services, open_services
 from shared.money import format_micros
 
-restores = typer.Typer(help="Restored databases: list, show what was lost, confirm.", no_args_is_help=True)
+restores = typer.Typer(no_args_is_help=True)
 
 ServiceArgument = Annotated[str, typer.Argument(metavar="SERVICE", help=f"One of {', '.join(SERVICES)}.")]
 IncarnationOption = Annotated[int | None, typer.Option(min=1, help="Which restore; the latest without it.")]

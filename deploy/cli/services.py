@@ -3,13 +3,14 @@
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-import httpx
 
 from deploy.cli.addresses import Addresses
 from deploy.cli.faults import FOUND, UNAVAILABLE, USAGE, CommandError
+
+if TYPE_CHECKING:
+    import httpx
 
 TIMEOUT_SECONDS = 30.0
 UNAVAILABLE_STATUS = (502, 503, 504)
@@ -31,7 +32,7 @@ class ProblemError(CommandError):
 class Services:
     """The HTTP APIs of a stack."""
 
-    def __init__(self, addresses: Addresses, client: httpx.Client) -> None:
+    def __init__(self, addresses: Addresses, client: "httpx.Client") -> None:
         self._addresses = addresses
         self._client = client
 
@@ -45,6 +46,8 @@ class Services:
         return self._ask("POST", service, path, json=body, headers=dict(headers or {}))
 
     def _ask(self, method: str, service: str, path: str, **content: Any) -> dict[str, Any]:  # noqa: ANN401 - httpx's
+        import httpx
+
         address = self._addresses.services[service]
         url = address + path
         try:
@@ -62,7 +65,7 @@ class Services:
         return _read(service, url, answer)
 
 
-def _read(service: str, url: str, answer: httpx.Response) -> dict[str, Any]:
+def _read(service: str, url: str, answer: "httpx.Response") -> dict[str, Any]:
     try:
         body = answer.json()
     except ValueError:
@@ -85,6 +88,8 @@ def _read(service: str, url: str, answer: httpx.Response) -> dict[str, Any]:
 @contextmanager
 def open_services(addresses: Addresses | None = None) -> Iterator[Services]:
     """The services of the environment's stack. Proxies of the environment are not asked for loopback's sake."""
+    import httpx
+
     with httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False) as client:
         yield Services(addresses or Addresses.read(), client)
 

@@ -9,7 +9,7 @@ from deploy.cli.faults import CommandError
 from deploy.cli.output import JsonOption, print_json, printable, say
 from deploy.cli.services import Services, open_services, segment
 
-set_aside = typer.Typer(help="Items set aside: list, retry.", no_args_is_help=True)
+set_aside = typer.Typer(no_args_is_help=True)
 
 
 def load_set_aside(services: Services, kind: str | None) -> list[dict[str, Any]]:

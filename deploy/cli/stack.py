@@ -6,7 +6,6 @@ import typer
 
 from deploy.cli.faults import FOUND, EarlyExitError
 from deploy.cli.output import JsonOption
-from deploy.local import stack
 
 
 def stack_up(
@@ -22,6 +21,8 @@ def stack_up(
     ] = False,
 ) -> None:
     """Start Kafka, PostgreSQL and every service, and stay with them until Ctrl-C."""
+    from deploy.local import stack
+
     stack.up(
         detach=detach, demo=not no_demo, test_clock=test_clock, clock_start=clock_start, change_settings=change_settings
     )
@@ -29,10 +30,14 @@ def stack_up(
 
 def stack_down() -> None:
     """Stop the stack of this home; its data stays."""
+    from deploy.local import stack
+
     stack.down()
 
 
 def stack_status(*, json: JsonOption = False) -> None:
     """Tell how the stack of this home is doing; exit code 1 unless all of it is ready."""
+    from deploy.local import stack
+
     if not stack.status(as_json=json):
         raise EarlyExitError(FOUND)

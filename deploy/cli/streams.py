@@ -11,7 +11,7 @@ from deploy.cli.output import JsonOption, print_json, printable, say
 from deploy.cli.services import open_services
 from shared.events.charges import compress, decompress
 
-streams = typer.Typer(help="Charge streams: list, show, mend, skip, resume.", no_args_is_help=True)
+streams = typer.Typer(no_args_is_help=True)
 
 ShardArgument = Annotated[int, typer.Argument(metavar="SHARD", min=0, help="The stream's shard.")]
 SeqArgument = Annotated[int, typer.Argument(metavar="SEQ", min=1, help="The batch that it stands at.")]

@@ -9,7 +9,7 @@ from deploy.cli.output import JsonOption, print_json, say
 from deploy.cli.services import open_services, split_account
 from shared.money import format_micros
 
-voucher = typer.Typer(help="Vouchers: create, redeem.", no_args_is_help=True)
+voucher = typer.Typer(no_args_is_help=True)
 
 
 @voucher.command("create")

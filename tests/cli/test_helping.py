@@ -20,11 +20,10 @@ def test_every_example_is_a_call_as_documented() -> None:
         for call in calls:
             assert call.startswith(command)
             words = shlex.split(call)
-            node: Any = group
-            context = group.make_context("tollkeeper", words, resilient_parsing=True)
-            while hasattr(node, "commands"):
-                node = node.commands[words.pop(0)]
-            node.make_context(command, words, parent=context)
+            context: Any = group.make_context("tollkeeper", words, resilient_parsing=True)
+            while hasattr(context.command, "commands"):
+                node = context.command.commands[words.pop(0)]
+                context = node.make_context(command, words, parent=context)
 
 
 @pytest.mark.parametrize("command", ["", "account", "import-trace", "dead"])
