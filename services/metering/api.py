@@ -109,6 +109,7 @@ class MeteringApi:
         add("/price-books/{region}", self.books, methods=["GET"])
         add("/resources/{region}/{resource_id:path}", self.resource, methods=["GET"])
         add("/accounts/{region}/{tenant_id}/held-back", self.held_back, methods=["GET"])
+        add("/accounts/{region}/{tenant_id}/resources/{resource_id:path}", self.owned, methods=["GET"])
         add("/pending", self.pending, methods=["GET"])
         add("/unpriced", self.unpriced, methods=["GET"])
         add("/parked", self.parked, methods=["GET"])
@@ -179,6 +180,12 @@ class MeteringApi:
             "seq": shard.seq,
             "segments": [{**asdict(segment), "price_micros": segment.price_micros} for segment in segments],
         }
+
+    async def owned(self, region: RegionName, tenant_id: TenantId, resource_id: str) -> dict[str, Any]:
+        """Whether a resource is the account's: it belongs to whoever is charged for it, and to nobody else."""
+        async with transaction(self._pool) as connection:
+            owner = await resource_store.load_owner(connection, region, resource_id)
+        return {"resource_id": resource_id, "is_owner": owner == tenant_id}
 
     async def held_back(self, region: RegionName, tenant_id: TenantId) -> dict[str, Any]:
         """What was said of an account and is not in its charges, until an operator has looked at it."""

@@ -35,22 +35,27 @@ class _Fake:
 
 @dataclass
 class FakeMetering(_Fake):
-    """Charges everything `lag_seconds` after it happened."""
+    """Charges everything `lag_seconds` after it happened; `others` are resources of somebody else."""
 
     lag_seconds: int = 5
     seq: int = 0
     halted: str | None = None
     held_back: list[dict[str, Any]] = field(default_factory=list)
+    others: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.api.get("/v1/status")(self.get_status)
         self.api.get("/v1/accounts/{region}/{tenant_id}/held-back")(self.list_held_back)
+        self.api.get("/v1/accounts/{region}/{tenant_id}/resources/{resource_id:path}")(self.get_owned)
 
     def get_status(self) -> dict[str, Any]:
         through = format_instant(self.clock.now_us() - self.lag_seconds * SECOND_US)
         shards = [{"shard": shard, "seq": self.seq, "through": through} for shard in range(SHARDS)]
         return {"now": self.now, "halted": self.halted, "through": through, "shards": shards}
+
+    def get_owned(self, resource_id: str) -> dict[str, Any]:
+        return {"resource_id": resource_id, "is_owner": resource_id not in self.others}
 
     def list_held_back(self, region: str, tenant_id: str) -> dict[str, Any]:  # noqa: ARG002 - acme's alone
         return {"now": self.now, "held_back": self.held_back}

@@ -197,6 +197,20 @@ async def test_outside_the_simulator_a_due_case_is_a_plan_that_can_be_read(open_
     assert [case["state"] for case in await world.cases()] == ["cancelled"]
 
 
+async def test_what_metering_charges_somebody_else_for_is_not_deleted(open_world: Open) -> None:
+    """Two tenants claimed it, and this service heard the debtor first."""
+    world = await open_due(open_world, "ctr-1", "ctr-2")
+    world.metering.others = {"ctr-1"}
+    await examine(world)
+    assert await world.deleted() == ["ctr-2"]
+    [case] = await world.cases()
+    assert (case["state"], "does not charge the account for ctr-1" in case["reason"]) == ("frozen", True)
+    world.metering.others = set()
+    world.move(400)
+    await examine(world)
+    assert "ctr-1" in await world.deleted()
+
+
 async def test_a_plan_is_carried_out_once_the_runtime_does(open_world: Open) -> None:
     world = await open_due(open_world, "ctr-1", runtime="docker")
     await examine(world)

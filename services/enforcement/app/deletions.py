@@ -33,6 +33,8 @@ logger = get_logger(__name__)
 # How long a claim stands if its process says nothing more: a frozen one holds a case up no longer than this.
 LEASE_SECONDS = 10.0
 CASES_MAX = 50
+# So many resources that are somebody else's are named in a case's reason.
+NAMED_MAX = 5
 # The one runtime for which deletions are carried out and not only planned.
 CARRYING_OUT = "simulator"
 NO_GUARDS = "guards are not installed for this runtime: nothing is deleted, this is a plan"
@@ -45,6 +47,7 @@ class Deletions:
         self._enforce = enforce
         self._settings = enforce.settings
         self._balance = neighbours.balance
+        self._metering = neighbours.metering
         self.guard = ClockGuard(enforce.pool, enforce.clock, enforce.settings)
         self.survey = Survey(enforce, neighbours, positions)
         self._commanding = Commanding(enforce, self.guard)
@@ -124,10 +127,18 @@ class Deletions:
             return await self._freeze(case, [Objection("breaker", str(error), "region")], evidence)
 
     async def _carry_out(self, case: Case, permit_id: str, resource_ids: list[str]) -> bool:
-        """Command resource by resource, each redeemed right before; one that fails holds up no other."""
+        """Command resource by resource, each redeemed right before; one that fails holds up no other.
+
+        What metering charges nobody for, or somebody else, is not deleted for this account's debts: two tenants may
+        have claimed it, and this service have heard them in another order.
+        """
         failures: list[Exception] = []
+        others: list[str] = []
         for resource_id in resource_ids:
             try:
+                if not await self._metering.is_owner(case.key, resource_id):
+                    others.append(resource_id)
+                    continue
                 redemption = await self._balance.redeem(permit_id, resource_id)
                 if not await self._commanding.command(case, resource_id, redemption):
                     break
@@ -139,6 +150,8 @@ class Deletions:
                 failures.append(error)
         if failures:
             raise failures[0]
+        if others:
+            raise RefusedError(f"metering does not charge the account for {', '.join(others[:NAMED_MAX])}")
         return True
 
     async def _has_nothing_due(self, case: Case) -> bool:

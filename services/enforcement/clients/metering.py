@@ -4,7 +4,7 @@ from urllib.parse import quote
 
 import httpx
 
-from services.enforcement.clients.asking import Answer, Asker
+from services.enforcement.clients.asking import Answer, Asker, OutOfReachError
 from services.enforcement.rules.account import AccountKey
 from services.enforcement.rules.guards import MeteringSeen
 from shared.events.cloudevents import Instant
@@ -40,6 +40,11 @@ class _HeldBackAnswer(Answer):
     held_back: list[_HeldBack]
 
 
+class _Owned(Answer):
+    resource_id: str
+    is_owner: bool
+
+
 class MeteringClient:
     """`client` has metering's address as its base."""
 
@@ -49,6 +54,14 @@ class MeteringClient:
     async def load_status(self) -> MeteringStatus:
         """Raises OutOfReachError."""
         return await self._asker.ask(MeteringStatus, "GET", "/v1/status")
+
+    async def is_owner(self, key: AccountKey, resource_id: str) -> bool:
+        """Whether the account is charged for a resource. Raises OutOfReachError."""
+        path = f"/v1/accounts/{quote(key.region, safe='')}/{quote(key.tenant_id, safe='')}/resources"
+        answer = await self._asker.ask(_Owned, "GET", f"{path}/{quote(resource_id, safe='')}")
+        if answer.resource_id != resource_id:
+            raise OutOfReachError("metering answered for another resource than asked")
+        return answer.is_owner
 
     async def load_held_back(self, key: AccountKey) -> tuple[str, ...]:
         """What was said of an account and is not in its charges, in words. Raises OutOfReachError."""

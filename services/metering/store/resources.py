@@ -81,6 +81,14 @@ async def load_resources(connection: Connection, keys: Collection[tuple[str, str
     return [_read(row) for row in rows]
 
 
+async def load_owner(connection: Connection, region: str, resource_id: str) -> str | None:
+    """The tenant who is charged for a resource; None for one that is not known."""
+    owner: str | None = await connection.fetchval(
+        "select tenant_id from resource where (region, resource_id) = ($1, $2)", region, resource_id
+    )
+    return owner
+
+
 async def load_changed(connection: Connection, shard: int, version: int) -> list[Resource | Unreadable]:
     """The shard's resources that changed after `version`."""
     rows = await connection.fetch(
