@@ -195,6 +195,10 @@ class Town:
     def truth(self, provider: str) -> list[dict[str, Any]]:
         return list(self.http.get(f"{self.standin(provider)}/_control/truth").json()["payments"])
 
+    def processing(self) -> list[str]:
+        """What a bank of Stripe's has yet to decide."""
+        return list(self.http.get(f"{self.standin('stripe')}/_control/truth").json()["processing"])
+
     def standin(self, name: str) -> str:
         return f"http://127.0.0.1:{self._ports[name]}"
 

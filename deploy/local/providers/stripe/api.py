@@ -229,8 +229,9 @@ class StripeApi:
     # Control
 
     async def _truth(self, _request: Request) -> Response:
-        """What was really captured, refunded and disputed, by intent."""
-        intents = [body for body in self._store.newest_first("payment_intent") if body["status"] == "succeeded"]
+        """What was really captured, refunded and disputed, by intent; and the intents that a bank has yet to decide."""
+        known = list(self._store.newest_first("payment_intent"))
+        intents = [body for body in known if body["status"] == "succeeded"]
         return JSONResponse(
             {
                 "payments": [
@@ -246,7 +247,8 @@ class StripeApi:
                         ],
                     }
                     for body in intents
-                ]
+                ],
+                "processing": [body["id"] for body in known if body["status"] == "processing"],
             }
         )
 
