@@ -18,7 +18,7 @@ from deploy.local.terminal import Terminal
 _BACKOFF_SECONDS = 0.25
 _BACKOFF_SECONDS_MAX = 30.0
 _HEALTHY_SECONDS = 60.0
-_WATCH_SECONDS = 0.1
+_WATCH_SECONDS = 0.5
 
 
 class StopRequest:

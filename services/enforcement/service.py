@@ -89,7 +89,8 @@ class Service:
             "relay": self.relay.run,
             "parked": lambda: run_passes(enforce.apply_parked, stop_seconds),
             "stops": lambda: run_passes(self.stopping.send_first, stop_seconds, enforce.stops_wait),
-            "stop-repeats": lambda: run_passes(self.stopping.repeat, stop_seconds),
+            # At the least half a minute apart, as the deletions' work is: a look each second would find nothing.
+            "stop-repeats": lambda: run_passes(self.stopping.repeat, deletion_seconds),
             "deletions": self.deletions.run,
             "reminders": lambda: run_passes(timers.remind_due, deletion_seconds),
             "abandonments": lambda: run_passes(timers.abandon_expired, deletion_seconds),

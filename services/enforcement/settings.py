@@ -28,7 +28,7 @@ class Settings(SharedSettings):
     enforcement_stop_expiry_seconds: int = Field(default=60, ge=1)
     enforcement_stops_per_minute_max: int = Field(default=10_000, ge=0)
     enforcement_stop_repeats_per_minute_max: int = Field(default=10_000, ge=0)
-    enforcement_deletion_poll_seconds: float = Field(default=1, gt=0)
+    enforcement_deletion_poll_seconds: float = Field(default=5, gt=0)
     enforcement_deletion_retry_seconds: float = Field(default=15, gt=0)
     enforcement_deletion_retry_seconds_max: float = Field(default=300, gt=0)
     enforcement_deletion_expiry_seconds: int = Field(default=60, ge=1)

@@ -62,7 +62,7 @@ class PaymentSettings(BaseSettings):
     rate_age_seconds_max: int = Field(default=7 * 86400, ge=60)
     # How long a marked order may be unknown before its webhook goes to the queue.
     unknown_order_seconds: int = Field(default=600, ge=0)
-    attempt_poll_seconds: float = Field(default=1, gt=0)
+    attempt_poll_seconds: float = Field(default=2, gt=0)
     auto_top_up_poll_seconds: float = Field(default=15, gt=0)
     # So many declines in a row, and the card is asked no more.
     auto_top_up_declines_max: int = Field(default=3, ge=1)

@@ -24,6 +24,8 @@ _NODE_ID = 1
 # Kafka runs in its own folder and is told names within it. A whole path would not survive: server.properties is read as
 # ISO-8859-1, log.dirs is a list with commas, a class path one with colons.
 _PROPERTIES, _DATA, _JARS = "server.properties", "data", "jars"
+# One collector thread is enough for a heap of this size, and nobody reads the JVM's performance file.
+_LEAN = ("-XX:+UseSerialGC", "-XX:-UsePerfData")
 
 
 class EmbeddedKafka:
@@ -95,7 +97,7 @@ class EmbeddedKafka:
     def _make_process(self) -> ManagedProcess:
         return ManagedProcess(
             "kafka",
-            [*self._command(f"-Xmx{self._heap_mib}m"), "kafka.Kafka", _PROPERTIES],
+            [*self._command(f"-Xmx{self._heap_mib}m", *_LEAN), "kafka.Kafka", _PROPERTIES],
             log=self.log,
             record=self._record,
             environment=java_environment(),

@@ -12,7 +12,7 @@ from shared.log import get_logger
 
 logger = get_logger(__name__)
 
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 1.0
 _AT_ONCE_MAX = 64
 # One attempt: None if it was accepted, else how it failed. A fault of the connection is raised.
 Send = Callable[[httpx.AsyncClient, Callback], Awaitable[str | None]]

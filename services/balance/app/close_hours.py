@@ -32,7 +32,7 @@ from shared.db import Connection, Pool, is_transient, transaction
 from shared.errors import Corruption
 from shared.set_aside import Pause, count_set_aside, release
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 5.0
 _SHARDS_MAX = 64
 # Sums that a process holds before it stages them, and rows after which a transaction takes no further shard.
 _HELD_MAX = 100_000

@@ -16,7 +16,7 @@ from shared.log import get_logger
 
 logger = get_logger(__name__)
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 PAUSE_SECONDS_MAX = 600.0
 
 

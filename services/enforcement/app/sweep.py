@@ -18,6 +18,8 @@ from shared.set_aside import load_held_back
 logger = get_logger(__name__)
 
 KIND = "sweep"
+# How often to look whose turn it is.
+LOOK_SECONDS = 5.0
 
 
 class Sweep:
@@ -39,7 +41,7 @@ class Sweep:
                     async with transaction(self._enforce.pool) as connection:
                         await give_sweep_back(connection)
                     raise
-            await asyncio.sleep(min(interval_seconds, 1.0))
+            await asyncio.sleep(min(interval_seconds, LOOK_SECONDS))
 
     async def sweep(self) -> int:
         """Ask for all accounts, then one by one for those that were not among them; return how many were news.

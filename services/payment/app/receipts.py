@@ -19,7 +19,7 @@ from shared.db import Pool, transaction
 from shared.errors import Refusal
 
 BATCH = 1000
-POLL_SECONDS = 0.5
+POLL_SECONDS = 2.0
 PROVIDER_NAMES = {"stripe": "Stripe", "vnpay": "VNPay"}
 
 

@@ -35,7 +35,7 @@ logger = get_logger(__name__)
 
 BATCH = 20
 AT_ONCE = 4
-POLL_SECONDS = 1.0
+POLL_SECONDS = 5.0
 SET_ASIDE_KIND: Final = "reconciliation"
 
 # healed: the provider knew more than we did, and now we know it. failed: it could not be asked or applied, and is set

@@ -16,7 +16,7 @@ from shared.topics import SERVICE_EVENTS
 
 logger = get_logger(__name__)
 
-IDLE_SECONDS = 1.0
+IDLE_SECONDS = 5.0
 # The kind of orders that balance fails over.
 SET_ASIDE_KIND = "registration"
 

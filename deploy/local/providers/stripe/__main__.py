@@ -23,7 +23,7 @@ from shared.log import configure_logging
 DEFAULT_PORT = 8090
 # Stripe tries again for three days in live mode, ever more seldom.
 _PAUSES = (5.0, 60.0, 300.0, 1800.0, 7200.0, *([18_000.0] * 14))
-_WORK_SECONDS = 0.25
+_WORK_SECONDS = 1.0
 
 
 async def serve() -> None:
