@@ -169,7 +169,7 @@ class AutoTopUps:
         """Wait while requests of these charges are on their way; the time that a charge is given bounds it."""
         while order_ids:
             async with transaction(self._pool) as connection:
-                if not await are_charging(connection, order_ids, self._clock.now_us()):
+                if not await are_charging(connection, order_ids):
                     return
             await asyncio.sleep(_WAIT_SECONDS)
 
@@ -368,8 +368,8 @@ class AutoTopUps:
             if reason is not None:
                 await self._withdraw(connection, attempt, reason)
                 return None
-            until_us = now_us + SEND_WITHIN_US + int(self._settings.stripe_timeout_seconds * SECOND_US)
-            await mark_charging(connection, attempt.order_id, now_us, until_us)
+            seconds = SEND_WITHIN_US / SECOND_US + self._settings.stripe_timeout_seconds
+            await mark_charging(connection, attempt.order_id, now_us, seconds)
         return now_us
 
     async def _charge(self, attempt: StoredAttempt, order: StoredOrder, decided_at_us: int) -> Fact | NeedsCustomer:

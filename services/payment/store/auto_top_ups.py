@@ -225,19 +225,21 @@ async def mark_asked(connection: Connection, order_id: str, now_us: int) -> None
     await connection.execute("update auto_top_up_attempt set tried_at = $2 where order_id = $1", order_id, now_us)
 
 
-async def mark_charging(connection: Connection, order_id: str, now_us: int, until_us: int) -> None:
+async def mark_charging(connection: Connection, order_id: str, now_us: int, seconds: float) -> None:
     """Note that the charge goes out, before it does: what was sent once may have happened.
 
-    Until `until_us` its request may be on its way, unless `mark_answered` comes before.
+    For `seconds` its request may be on its way, unless `mark_answered` comes before: by PostgreSQL's clock, since the
+    clock of whoever asks may be another.
     """
     await connection.execute(
         """
-        update auto_top_up_attempt set tried_at = $2, sent_at = coalesce(sent_at, $2), charging_until = $3
+        update auto_top_up_attempt set tried_at = $2, sent_at = coalesce(sent_at, $2),
+          charging_until = clock_timestamp() + make_interval(secs => $3)
         where order_id = $1
         """,
         order_id,
         now_us,
-        until_us,
+        seconds,
     )
 
 
@@ -246,13 +248,16 @@ async def mark_answered(connection: Connection, order_id: str) -> None:
     await connection.execute("update auto_top_up_attempt set charging_until = null where order_id = $1", order_id)
 
 
-async def are_charging(connection: Connection, order_ids: Sequence[str], now_us: int) -> bool:
+async def are_charging(connection: Connection, order_ids: Sequence[str]) -> bool:
     """Whether a request of one of these charges may still be on its way."""
     return bool(
         await connection.fetchval(
-            "select exists (select from auto_top_up_attempt where order_id = any($1) and charging_until > $2)",
+            """
+            select exists (
+              select from auto_top_up_attempt where order_id = any($1) and charging_until > clock_timestamp()
+            )
+            """,
             order_ids,
-            now_us,
         )
     )
 
