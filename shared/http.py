@@ -55,10 +55,15 @@ def problem(status: int, code: str, detail: str, **extra: object) -> JSONRespons
     return JSONResponse(jsonable_encoder(body), status_code=status, media_type=PROBLEM_TYPE)
 
 
-def create_api(title: str, *, readiness: Callable[[], Mapping[str, str]]) -> FastAPI:
+def create_api(
+    title: str,
+    *,
+    readiness: Callable[[], Mapping[str, str]],
+    failing: Callable[[], Mapping[str, str]] = dict,
+) -> FastAPI:
     """An application with error handlers, `/healthz`, `/readyz` and `/metrics`.
 
-    `readiness` answers what is not ready, by name; nothing means ready.
+    `readiness` answers what is not ready, by name; nothing means ready. `failing` answers what else fails.
     """
     api = FastAPI(title=title, docs_url="/docs", redoc_url=None)
     _add_error_handlers(api)
@@ -75,7 +80,7 @@ def create_api(title: str, *, readiness: Callable[[], Mapping[str, str]]) -> Fas
         waiting = readiness()
         if waiting:
             return problem(503, "not-ready", "some loops do not run", waiting=dict(waiting))
-        return JSONResponse({"status": "ready"})
+        return JSONResponse({"status": "ready", "failing": dict(failing())})
 
     @api.get("/metrics", include_in_schema=False)
     async def metrics() -> PlainTextResponse:

@@ -3,8 +3,10 @@
 import asyncio
 import signal
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+
+from prometheus_client import Counter
 
 from shared.db import is_transient
 from shared.log import get_logger
@@ -15,6 +17,8 @@ BACKOFF_SECONDS_MAX = 5.0
 # A loop that ran this long before it failed starts again without a growing pause.
 STEADY_SECONDS = 30.0
 
+LOOP_FAILURES = Counter("tollkeeper_loop_failures_total", "How often a loop failed and was started again", ["loop"])
+
 Loop = Callable[[], Awaitable[None]]
 
 
@@ -23,13 +27,19 @@ class LoopState:
     running: bool = False
     failures: int = 0
     error: str = ""
+    began: float = 0.0
 
 
 class Supervisor:
-    """Runs named loops until a signal comes; a loop that fails is started again with backoff."""
+    """Runs named loops until a signal comes; a loop that fails is started again with backoff.
 
-    def __init__(self, loops: Mapping[str, Loop]) -> None:
+    Loops that are a service's `own` are those on which nothing hangs that it receives or answers: their failures are
+    told, and do not make it unready, which would take everybody's requests away from it.
+    """
+
+    def __init__(self, loops: Mapping[str, Loop], *, own: Collection[str] = ()) -> None:
         self._loops = dict(loops)
+        self._own = frozenset(own)
         self._stopping = False
         self.states = {name: LoopState() for name in loops}
 
@@ -54,7 +64,7 @@ class Supervisor:
         state = self.states[name]
         backoff_seconds = 0.1
         while True:
-            started = time.monotonic()
+            state.began = time.monotonic()
             state.running = True
             try:
                 # A task of its own each time: nothing that was cancelled within the last one counts for this one.
@@ -70,7 +80,8 @@ class Supervisor:
                 state.error = _report(name, error)
             state.running = False
             state.failures += 1
-            if time.monotonic() - started > STEADY_SECONDS:
+            LOOP_FAILURES.labels(name).inc()
+            if time.monotonic() - state.began > STEADY_SECONDS:
                 backoff_seconds = 0.1
             await asyncio.sleep(backoff_seconds)
             backoff_seconds = min(backoff_seconds * 2, BACKOFF_SECONDS_MAX)
@@ -79,8 +90,21 @@ class Supervisor:
         await self._loops[name]()
 
     def problems(self) -> dict[str, str]:
-        """The loops that do not run now, with their last error."""
-        return {name: state.error or "starting" for name, state in self.states.items() if not state.running}
+        """The loops that the service hangs on and that do not run now, with their last error."""
+        return {
+            name: state.error or "starting"
+            for name, state in self.states.items()
+            if not state.running and name not in self._own
+        }
+
+    def failing(self) -> dict[str, str]:
+        """The service's own loops that do not run now, or failed and have not run steadily since; their last error."""
+        now = time.monotonic()
+        return {
+            name: state.error
+            for name, state in self.states.items()
+            if name in self._own and state.error and (not state.running or now - state.began <= STEADY_SECONDS)
+        }
 
 
 def _report(name: str, error: Exception) -> str:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import httpx
@@ -142,7 +143,7 @@ class Launch:
                 self._check_stop()
                 for name, url in list(waiting.items()):
                     self._check_alive(name)
-                    if (answer := ask_readiness(client, url)) is None:
+                    if (answer := ask_readiness(client, url).problem) is None:
                         del waiting[name]
                     elif time.monotonic() > deadline:
                         log = self._home.logs(name)
@@ -220,14 +221,26 @@ class Launch:
         self._home.write_state(self._state)
 
 
-def ask_readiness(client: httpx.Client, url: str) -> str | None:
-    """None if the service at `url` is ready, else what it said or why it could not be asked."""
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """`problem` is None if a service is ready, else what it said or why it could not be asked.
+
+    `failing` are loops of a ready service that fail, with their errors.
+    """
+
+    problem: str | None
+    failing: Mapping[str, str] = field(default_factory=dict)
+
+
+def ask_readiness(client: httpx.Client, url: str) -> Readiness:
     try:
         answer = client.get(url)
     except httpx.HTTPError as error:
-        return f"{url}: {error}"
-    if answer.status_code == httpx.codes.OK:
-        return None
-    with contextlib.suppress(ValueError):
-        return f"{answer.status_code} {answer.json()}"
-    return f"{answer.status_code} {answer.text[:200]}"
+        return Readiness(f"{url}: {error}")
+    try:
+        told = answer.json()
+    except ValueError:
+        told = answer.text[:200]
+    if answer.status_code != httpx.codes.OK:
+        return Readiness(f"{answer.status_code} {told}")
+    return Readiness(None, told.get("failing", {}) if isinstance(told, dict) else {})

@@ -7,7 +7,7 @@ import httpx
 from rich.console import Console
 from rich.table import Table
 
-from deploy.local.launch import ask_readiness
+from deploy.local.launch import Readiness, ask_readiness
 from deploy.local.ports import LOOPBACK
 from deploy.local.settings import DEMO_HOME, HOME
 from deploy.local.state import Home
@@ -15,13 +15,14 @@ from deploy.local.state import Home
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """`problem` is None if the service is ready; `process_id` is None if it does not run."""
+    """`problem` is None if the service is ready; `failing` are its loops that fail. It runs if it has a process id."""
 
     name: str
     url: str
     process_id: int | None
     ready: bool
     problem: str | None
+    failing: dict[str, str]
     restarts: int
     log: str
 
@@ -55,10 +56,19 @@ def read_status(home: Home) -> StackStatus:
         for name, service in state.services.items():
             url = f"http://{LOOPBACK}:{service.port}"
             runs = service.identity is not None and service.identity.alive
-            problem = ask_readiness(client, f"{url}/readyz") if runs else "not running"
+            found = ask_readiness(client, f"{url}/readyz") if runs else Readiness("not running")
             process_id = service.identity.pid if runs and service.identity else None
             services.append(
-                ServiceStatus(name, url, process_id, problem is None, problem, service.restarts, service.log)
+                ServiceStatus(
+                    name,
+                    url,
+                    process_id,
+                    found.problem is None,
+                    found.problem,
+                    dict(found.failing),
+                    service.restarts,
+                    service.log,
+                )
             )
     return StackStatus(
         str(home.path),
@@ -92,6 +102,6 @@ def print_status(status: StackStatus, console: Console) -> None:
             service.url,
             str(service.process_id or "-"),
             str(service.restarts),
-            service.problem or "ready",
+            service.problem or "; ".join(["ready", *(f"{name} fails: {why}" for name, why in service.failing.items())]),
         )
     console.print(table)

@@ -61,6 +61,8 @@ logger = get_logger(__name__)
 AUDIT_SECONDS = 6 * 3600.0
 # Payments come one by one: a poll of a hundred costs little more than one of ten, and a third of a second is soon over.
 LINGER_SECONDS = 0.3
+# What is posted, answered and permitted does not hang on these.
+OWN_LOOPS = ("gaps", "grants", "hours", "audit", "anchors")
 
 MIGRATIONS = (SHARED_MIGRATIONS, Path(__file__).parent / "migrations")
 
@@ -170,7 +172,10 @@ def _wire(
                 problems[name] = problems.get(name, "has no partitions yet")
         return problems
 
-    api = create_api("Tollkeeper balance", readiness=readiness)
+    def failing() -> dict[str, str]:
+        return supervisor.failing()
+
+    api = create_api("Tollkeeper balance", readiness=readiness, failing=failing)
     accounts = Accounts(pool, clock, settings, poster)
     grants = Grants(pool, clock, accounts, poster)
     vouchers = Vouchers(pool, clock, settings, grants, make_code=make_code, guesses_max=own.voucher_guesses_max)
@@ -199,7 +204,8 @@ def _wire(
             "audit": auditor.run,
             "anchors": Anchoring(pool, clock, own.anchor_every_seconds).run,
             "api": lambda: serve(api, settings.host, own.port),
-        }
+        },
+        own=OWN_LOOPS,
     )
     return supervisor
 

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from services.enforcement.api import create_routes
 from services.enforcement.app.catch_up import learn_newest
 from services.enforcement.clients.asking import open_client
-from services.enforcement.service import Resources, Service
+from services.enforcement.service import OWN_LOOPS, Resources, Service
 from services.enforcement.settings import Settings
 from shared.clock import Clock, open_clock
 from shared.db import SHARED_MIGRATIONS, migrate, open_pool, transaction
@@ -54,8 +54,11 @@ async def run_service(settings: Settings) -> None:
     async with open_service(settings, open_clock(settings.test_clock)) as service:
         await notice_restore(service)
         loops = service.loops()
-        supervisor = Supervisor({**loops, "api": lambda: serve(api, settings.host, settings.enforcement_port)})
-        api: FastAPI = create_api("Enforcement", readiness=lambda: service.readiness(supervisor.problems))
+        loops["api"] = lambda: serve(api, settings.host, settings.enforcement_port)
+        supervisor = Supervisor(loops, own=OWN_LOOPS)
+        api: FastAPI = create_api(
+            "Enforcement", readiness=lambda: service.readiness(supervisor.problems), failing=supervisor.failing
+        )
         api.include_router(create_routes(service))
         api.include_router(dead_letter_routes(service.pool, service.consumer))
         api.include_router(restore_routes(service.pool, service.clock, "enforcement"))

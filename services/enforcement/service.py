@@ -26,8 +26,17 @@ from shared.outbox import Relay
 from shared.supervisor import Loop
 from shared.topics import ACCOUNT_EVENTS, LIFECYCLE, SERVICE_EVENTS
 
-# Loops that wait while balance is out of reach.
-ASKING = ("sweep", "stops", "stop-repeats")
+# What is heard and answered does not hang on these; most of them wait while balance is out of reach.
+OWN_LOOPS = (
+    "parked",
+    "stops",
+    "stop-repeats",
+    "deletions",
+    "reminders",
+    "abandonments",
+    "sweep",
+    "gauges",
+)
 CONSUMED = (LIFECYCLE, ACCOUNT_EVENTS, SERVICE_EVENTS)
 
 
@@ -99,8 +108,8 @@ class Service:
         }
 
     def readiness(self, problems: Callable[[], Mapping[str, str]]) -> dict[str, str]:
-        """What is not ready. Balance out of reach does not make this service unready: it stops by what it is told."""
-        waiting = {name: why for name, why in problems().items() if name not in ASKING}
+        """What is not ready."""
+        waiting = dict(problems())
         if not self.consumer.assigned.is_set():
             waiting["partitions"] = "none assigned yet"
         return waiting

@@ -42,6 +42,8 @@ CONSUMED = (LIFECYCLE, USAGE, ENFORCEMENT_EVENTS)
 PENDING_REPORT_US = 10 * MINUTE_US
 WAITING_SECONDS = 1.0
 LISTING_SECONDS = 5.0
+# Events are taken in and questions answered without these: charges that are late are made all the same in the end.
+OWN_LOOPS = ("reading", "tick", "waiting", "listings", "gauges")
 
 
 async def run_migrations(settings: Settings) -> None:
@@ -156,7 +158,10 @@ def _wire(
             problems["consumer"] = problems.get("consumer", "has no partitions yet")
         return problems
 
-    api = create_api("Tollkeeper metering", readiness=readiness)
+    def failing() -> dict[str, str]:
+        return supervisor.failing()
+
+    api = create_api("Tollkeeper metering", readiness=readiness, failing=failing)
     routes = MeteringApi(
         *(pool, clock, prices, settings.regions),
         ticker=ticker,
@@ -182,7 +187,8 @@ def _wire(
             "gauges": lambda: run_gauges(pool, clock),
             "clock": guard.run,
             "api": lambda: serve(api, settings.host, settings.metering_port),
-        }
+        },
+        own=OWN_LOOPS,
     )
     return supervisor
 

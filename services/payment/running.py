@@ -38,7 +38,8 @@ LOOP_CONNECTIONS = 4
 # Webhooks come one by one: looking for each at once would cost more than all the rest.
 RELAY_LINGER_SECONDS = 0.2
 CREDITS_LINGER_SECONDS = 0.3
-# Loops whose failure leaves the process ready: what is received and answered does not hang on them.
+# Balance or a provider out of reach holds back new orders, not what was paid; and what payment does by itself must not
+# keep providers and customers out.
 OWN_LOOPS = (
     "attempts",
     "registrations",
@@ -122,15 +123,14 @@ def _supervise(
 
     def readiness() -> dict[str, str]:
         problems = supervisor.problems()
-        # Balance or a provider out of reach holds back new orders, not what was paid.
-        # What payment does by itself must not keep providers and customers out either.
-        for name in OWN_LOOPS:
-            problems.pop(name, None)
         if not consumer.assigned.is_set():
             problems["consumer"] = problems.get("consumer", "has no partitions yet")
         return problems
 
-    api = create_api("Tollkeeper payment", readiness=readiness)
+    def failing() -> dict[str, str]:
+        return supervisor.failing()
+
+    api = create_api("Tollkeeper payment", readiness=readiness, failing=failing)
     include_routes(api, service, edges)
     api.include_router(dead_letter_routes(loop_pool, consumer))
     api.include_router(restore_routes(loop_pool, service.clock, "payment"))
@@ -149,7 +149,8 @@ def _supervise(
             "auto-top-up": service.auto_top_ups.run,
             **_sweeps(service, edges),
             "api": lambda: serve(api, shared.host, settings.port),
-        }
+        },
+        own=OWN_LOOPS,
     )
     return supervisor
 
