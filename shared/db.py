@@ -7,18 +7,18 @@ import asyncio
 import hashlib
 import os
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import asyncpg
 from asyncpg.exceptions import _base as _client_errors
 
 from shared.clock import DAY_US, from_us
 from shared.errors import Corruption, TransientFault
-from shared.log import get_logger
+from shared.log import describe_safely, get_logger
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
@@ -28,6 +28,8 @@ else:
     Pool = asyncpg.Pool
 
 logger = get_logger(__name__)
+
+_ResultT = TypeVar("_ResultT")
 
 SHARED_MIGRATIONS = Path(__file__).parent / "migrations"
 # The life of a lock's holder is bounded by the server: a process that is frozen or gone, or whose host is, holds nobody
@@ -41,6 +43,8 @@ _SESSION_BOUNDS = {
     "tcp_keepalives_count": "4",
     "tcp_user_timeout": "8s",
 }
+# Two that take the same thing meet once; that a third comes between is rare.
+RACES_MAX: Final = 3
 # What a process ends with whose database was replaced.
 REPLACED_EXIT = 70
 # PostgreSQL counts its binary timestamps from 2000-01-01.
@@ -55,7 +59,7 @@ def is_transient(error: BaseException) -> bool:
     """Whether an error says nothing about the data: everything of a connection, a session or a server does not.
 
     Known by name or not: an error of asyncpg is transient unless PostgreSQL's class is 22, 23 or 54, or asyncpg could
-    not encode an argument. A unique violation is a race until a retry shows otherwise.
+    not encode an argument. A unique violation is a race until retries show otherwise: `past_races` retries.
     Source: PostgreSQL 18, appendix A, error codes.
     """
     if isinstance(error, TransientFault | OSError | asyncio.TimeoutError | asyncpg.UniqueViolationError):
@@ -68,6 +72,20 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, asyncpg.PostgresError):
         return not (error.sqlstate or "").startswith(_DATA_CLASSES)
     return isinstance(error, asyncpg.InterfaceError | asyncpg.InternalClientError)
+
+
+async def past_races(work: Callable[[], Awaitable[_ResultT]]) -> _ResultT:
+    """Do work that another may do at the same moment, in its transaction: a unique violation is tried again.
+
+    Raises Corruption, which is not transient, for one that comes each time: what is written is there already.
+    """
+    for left in reversed(range(RACES_MAX)):
+        try:
+            return await work()
+        except asyncpg.UniqueViolationError as error:
+            if not left:
+                raise Corruption(f"it is there already: {describe_safely(error)}") from error
+    raise AssertionError("the last try returns or raises")
 
 
 async def prepare_connection(connection: Connection) -> None:

@@ -208,6 +208,24 @@ async def test_an_account_whose_grants_cannot_be_worked_out_holds_up_no_other(
     assert await books.audit() == []
 
 
+async def test_a_rest_whose_entry_is_taken_already_holds_up_no_other(books: Books) -> None:
+    """As a row that a restore of one table left: what is there each time is no race."""
+    for tenant in ("bad", "good"):
+        await books.grants.give("vn", tenant, promotion())
+    bad = (await books.account("bad")).account_id
+    await books.rows(
+        f"""
+        insert into posted_fact (fact_id, account_id, content_hash, amount_micros, posted_at)
+        select 'expiry/' || grant_id || '/1', account_id, '', 0, now() from promotional_grant where account_id = {bad}
+        """
+    )
+    books.clock.set(START_US + DAY_US)
+    await books.grants.keep()
+    assert (await books.balance("good"), await books.balance("bad")) == (0, 100)
+    [(item, reason)] = await books.rows("select item, reason from set_aside")
+    assert (item, str(reason).partition(": ")[0]) == (str(bad), "Corruption")
+
+
 async def test_a_grant_that_would_be_over_already_is_refused_and_one_is_told_as_a_credit(books: Books) -> None:
     with pytest.raises(Refusal, match="grant-expired"):
         await books.grants.give("vn", "acme", promotion(ends_us=START_US))

@@ -196,6 +196,21 @@ async def test_a_shard_that_cant_be_ticked_starves_no_other(meter: Meter, monkey
     assert set((await meter.charged()).values()) == {2_400_000}
 
 
+async def test_a_shard_whose_next_number_is_taken_holds_up_no_other(meter: Meter) -> None:
+    """As a row that a restore of one table left: what is there each time is no race."""
+    await run_all(meter)
+    await meter.reach(START_US + 10 * MINUTE_US)
+    [(shard,)] = await meter.rows("select shard from resource where resource_id = 'acme-1'")
+    await meter.rows("update shard set seq = seq - 1 where shard = $1", shard)
+    await meter.reach(START_US + HOUR_US)
+    assert await aside(meter, TICK_SHARD) == [str(shard)]
+    assert await meter.rows("select shard from shard where metered_through < $1", START_US + HOUR_US) == [(shard,)]
+    await meter.rows("update shard set seq = seq + 1 where shard = $1", shard)
+    await meter.reach(START_US + 2 * HOUR_US)
+    assert await aside(meter, TICK_SHARD) == []
+    await meter.check_m1()
+
+
 async def test_a_resource_that_recovers_announces_its_admission_once(
     meter: Meter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

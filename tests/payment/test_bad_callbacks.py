@@ -267,6 +267,24 @@ async def test_nonsense_that_came_early_does_not_cost_the_payment(edge: Edge) ->
     assert await edge.shop.rows("select count(*) from early_fact") == [(0,)]
 
 
+async def test_what_came_early_and_cannot_be_read_costs_neither_its_payment_nor_others(edge: Edge) -> None:
+    """As a row that a newer version kept, whose word this one does not know."""
+    for name in ("pi_1", "pi_2"):
+        await edge.shop.apply(Refunded(f"stripe:{name}", f"stripe:re_{name}", vnd(50_000), "pending"))
+    await edge.shop.rows(
+        """
+        with gone as (delete from early_fact where payment_id = 'stripe:pi_1' returning *)
+        insert into early_fact (fact_id, payment_id, fact, cause, received_at)
+        select 'newer', payment_id, jsonb_set(fact, '{kind}', '"Forgiven"'), cause, received_at from gone
+        """
+    )
+    for name in ("pi_1", "pi_2"):
+        await edge.shop.apply(paid(await edge.shop.order(), f"stripe:{name}"))
+    told = await edge.shop.told()
+    assert told == ["captured/stripe:pi_1", "captured/stripe:pi_2", "refunded/stripe:re_pi_2"]
+    assert await edge.shop.rows("select kind from set_aside") == [("early",)]
+
+
 async def test_vnpay_is_answered_200_with_its_code_whatever_happens(
     edge: Edge, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ computed afterwards from the evidence, which then stands, and are held against t
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from services.balance import metrics
 from services.balance.app.each import do_each
@@ -28,7 +29,7 @@ from services.balance.store.hours import (
 from services.balance.store.posting import prefer_plans_by_size
 from services.balance.wire import read_shares
 from shared.clock import HOUR_US, Clock
-from shared.db import Connection, Pool, is_transient, transaction
+from shared.db import Connection, Pool, is_transient, past_races, transaction
 from shared.errors import Corruption
 from shared.set_aside import Pause, count_set_aside, release
 
@@ -69,7 +70,7 @@ class HourCloser:
         if not shards:
             return False
         try:
-            return await self._write(shards)
+            return await past_races(partial(self._write, shards))
         except Exception as error:
             if is_transient(error):
                 raise

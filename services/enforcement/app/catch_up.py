@@ -5,13 +5,14 @@ today, so the newest event of every account is learnt first; the older ones then
 """
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import orjson
 
 from services.enforcement.app.enforce import BATCH, Enforce
 from services.enforcement.handlers import read_account
 from services.enforcement.rules.account import Account, AccountKey
-from shared.db import is_transient, transaction
+from shared.db import is_transient, past_races, transaction
 from shared.errors import RecordError
 from shared.log import get_logger
 from shared.set_aside import describe_error
@@ -48,7 +49,7 @@ async def learn_newest(enforce: Enforce, reader: TopicReader) -> int:
 async def _apply(enforce: Enforce, accounts: Sequence[Account]) -> int:
     """Apply them, without the single ones that can't be: the consumer buries those, and the service starts."""
     try:
-        return await enforce.apply_answers(accounts)
+        return await past_races(partial(enforce.apply_answers, accounts))
     except Exception as error:
         if is_transient(error):
             raise

@@ -1,10 +1,11 @@
 """One bad item never stands before its neighbours: what fails together is done in halves, down to the bad one."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 from shared.clock import Clock
-from shared.db import Pool, is_transient, transaction
+from shared.db import Pool, is_transient, past_races, transaction
 from shared.set_aside import describe_error, release, set_aside
 
 ItemT = TypeVar("ItemT")
@@ -31,7 +32,7 @@ class Isolation:
         if not items:
             return 0
         try:
-            done = await act(items)
+            done = await past_races(partial(act, items))
         except Exception as error:
             if is_transient(error):
                 raise

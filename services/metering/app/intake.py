@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import asyncpg
 
@@ -15,7 +16,7 @@ from services.metering.store import events as event_store
 from services.metering.store.events import EventKey, WaitingEvent
 from shared.clock import Clock
 from shared.consumer import Poll
-from shared.db import Connection, Pool, is_transient, transaction
+from shared.db import Connection, Pool, is_transient, past_races, transaction
 from shared.dead_letters import DeadRecord, insert_dead_letters
 from shared.errors import RecordError, Refusal, TransientFault
 from shared.events.enforcement import DeletionRead, parse_deletion
@@ -131,9 +132,7 @@ class Intake:
         if not due:
             return
         try:
-            async with transaction(pool) as connection:
-                await self._apply_waiting(connection, due, self.rules)
-                await release(connection, WAITING, [_name(item) for item in due])
+            await past_races(partial(self._release_together, pool, due))
         except Exception as error:
             if is_transient(error):
                 raise
@@ -144,6 +143,11 @@ class Intake:
                 return
             async with transaction(pool) as connection:
                 await set_aside(connection, WAITING, _name(due[0]), describe_error(error), self._clock.now_us())
+
+    async def _release_together(self, pool: Pool, due: Sequence[WaitingEvent]) -> None:
+        async with transaction(pool) as connection:
+            await self._apply_waiting(connection, due, self.rules)
+            await release(connection, WAITING, [_name(item) for item in due])
 
     async def release(self, pool: Pool, key: EventKey) -> str:
         """Apply waiting events by an operator's word, without sanity limits; return what became of them.

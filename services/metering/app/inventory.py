@@ -8,6 +8,7 @@ for the resources that it created. Pages are kept as they come; a complete listi
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import orjson
 
@@ -22,7 +23,7 @@ from services.metering.store.contradictions import Contradiction
 from services.metering.store.inventory import Listing
 from services.metering.store.resources import Resource, Unreadable
 from shared.clock import SECOND_US, Clock
-from shared.db import Connection, Pool, is_transient, transaction
+from shared.db import Connection, Pool, is_transient, past_races, transaction
 from shared.events.lifecycle import InventoryObserved
 from shared.ids import content_hash, shard_of
 from shared.log import get_logger
@@ -108,7 +109,7 @@ class Inventory:
 
     async def _compare_or_set_aside(self, pool: Pool, listing: Listing, name: str) -> bool:
         try:
-            await self._compare(pool, listing)
+            await past_races(partial(self._compare, pool, listing))
         except Exception as error:
             if is_transient(error):
                 raise

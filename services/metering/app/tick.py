@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from services.metering import metrics
 from services.metering.app.cache import ShardCache, Tables, TickPlan
@@ -25,7 +26,7 @@ from services.metering.store.resources import Resource, Unreadable
 from services.metering.store.shards import Shard
 from services.metering.store.snapshots import StoredSnapshot, load_snapshot, save_snapshot
 from shared.clock import SECOND_US, Clock
-from shared.db import Connection, Pool, ensure_partitions, is_transient, transaction
+from shared.db import Connection, Pool, ensure_partitions, is_transient, past_races, transaction
 from shared.errors import Corruption
 from shared.log import get_logger
 from shared.outbox import Message, Relay, insert_messages
@@ -114,7 +115,7 @@ class Ticker:
             return 0
         touched: list[int] = []
         try:
-            return await self._tick_due(touched)
+            return await past_races(partial(self._tick_due, touched))
         except Exception as error:
             if is_transient(error) or not touched:
                 raise
@@ -128,7 +129,7 @@ class Ticker:
 
     async def _tick_alone(self, number: int) -> int:
         try:
-            return await self._tick_due([], only=number)
+            return await past_races(partial(self._tick_due, [], only=number))
         except Exception as error:
             if is_transient(error):
                 raise
@@ -152,7 +153,7 @@ class Ticker:
                     self._looked_at = time.monotonic()
                     return 0
                 self._earliest_us = 0
-                touched += [shard.shard for shard in due]
+                touched[:] = [shard.shard for shard in due]
                 planned = await self._tick_shards(connection, due, tables, version, target_us)
                 self._guard.require_no_jump_since(jumps)
         except BaseException:

@@ -5,6 +5,7 @@ Lock order: inbox events, payments (by id, also those without a row), orders, ou
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from services.payment.events import Account, payment_message
 from services.payment.providers import ProviderName
@@ -12,7 +13,13 @@ from services.payment.rules.decision import Decision, OrderFailed, Outcome, Queu
 from services.payment.rules.facts import Attempted, Declined, Expired, Fact, Paid, PaymentFact
 from services.payment.rules.orders import decide_order_fact, decide_paid, follow_uncredited, settle_credit
 from services.payment.rules.reversals import Payment, decide_reversal, derive_state
-from services.payment.store.early import EARLY_KIND, delete_early_fact, insert_early_fact, load_early_facts
+from services.payment.store.early import (
+    EARLY_KIND,
+    EarlyFact,
+    delete_early_fact,
+    insert_early_fact,
+    load_early_facts,
+)
 from services.payment.store.orders import (
     Change,
     OrderOfPayment,
@@ -35,7 +42,7 @@ from services.payment.store.payments import (
 )
 from services.payment.store.queue import insert_items, settle_refunded
 from shared.clock import Clock
-from shared.db import Connection, is_transient
+from shared.db import Connection, is_transient, past_races
 from shared.outbox import Message, append_messages
 from shared.set_aside import describe_error, release, set_aside
 
@@ -234,10 +241,7 @@ class _Work:
         for early in await load_early_facts(self._connection, payment_id):
             told = len(self.messages)
             try:
-                async with self._connection.transaction():
-                    cause = Cause(early.provider, f"{early.cause}, {why}"[:500])
-                    await self._apply_reversal(early.fact, Telling((early.fact,), cause))
-                    await delete_early_fact(self._connection, early.fact_id)
+                await past_races(partial(self._apply_one_early, early, why))
             except Exception as error:
                 if is_transient(error):
                     raise
@@ -246,6 +250,13 @@ class _Work:
                 await set_aside(self._connection, EARLY_KIND, early.fact_id, reason, self.now_us)
             else:
                 await release(self._connection, EARLY_KIND, [early.fact_id])
+
+    async def _apply_one_early(self, early: EarlyFact, why: str) -> None:
+        async with self._connection.transaction():
+            cause = Cause(early.provider, f"{early.cause}, {why}"[:500])
+            fact = early.read()
+            await self._apply_reversal(fact, Telling((fact,), cause))
+            await delete_early_fact(self._connection, early.fact_id)
 
     async def _apply_reversal(self, fact: PaymentFact, telling: Telling) -> Outcome:
         cause = telling.cause.name

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Container, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 from services.payment.app.facts import Cause, FactApplier, Telling, payment_ids_of
@@ -29,7 +30,7 @@ from services.payment.store.inbox import (
 from services.payment.store.orders import load_order
 from services.payment.store.payments import load_payment
 from shared.clock import SECOND_US, Clock
-from shared.db import Connection, Pool, is_transient, transaction
+from shared.db import Connection, Pool, is_transient, past_races, transaction
 from shared.errors import Refusal
 from shared.log import get_logger
 from shared.set_aside import describe_error, load_held_back, release, set_aside
@@ -132,7 +133,7 @@ class Inbox:
         """Apply a callback once, however often and however many at a time it comes."""
         item = _Item(provider, notice, body)
         try:
-            received = await self._try(item)
+            received = await past_races(partial(self._try, item))
         except Exception as error:
             if is_transient(error):
                 raise
@@ -185,7 +186,7 @@ class Inbox:
         # Its name is the one under which it was kept.
         item = _Item(event.provider, replace(notice, event_id=event.event_id), event.body)
         try:
-            (received,) = await self._receive([item], again=True)
+            (received,) = await past_races(partial(self._receive, [item], again=True))
         except Exception as error:
             if is_transient(error):
                 raise

@@ -1,13 +1,16 @@
 """Issuing receipts: one per credited payment, numbered without a gap in each region and year."""
 
 import asyncio
+from functools import partial
 
 from services.payment.rules.receipts import Receipt, Reversal, receipt_money, receipt_number
 from services.payment.rules.reversals import Payment
 from services.payment.store.payments import load_payment, load_reversal_times
 from services.payment.store.receipts import (
+    RECEIPT_KIND,
     NewReceipt,
     ReceiptRow,
+    Unreceipted,
     insert_receipts,
     load_last_ordinal,
     load_receipt,
@@ -15,8 +18,9 @@ from services.payment.store.receipts import (
     lock_receipts,
 )
 from shared.clock import Clock, from_us
-from shared.db import Pool, transaction
+from shared.db import Pool, is_transient, past_races, transaction
 from shared.errors import Refusal
+from shared.set_aside import describe_error, release, set_aside
 
 BATCH = 1000
 POLL_SECONDS = 2.0
@@ -36,12 +40,37 @@ class Receipts:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def issue(self) -> int:
-        """Issue receipts for payments that have none; answer how many. A number is taken only with its receipt."""
+        """Issue receipts for payments that have none; answer for how many. A number is taken only with its receipt.
+
+        One that can't be written is set aside, and the others are issued one by one.
+        """
+        try:
+            return await past_races(self._issue_waiting)
+        except Exception as error:
+            if is_transient(error):
+                raise
+        async with transaction(self._pool) as connection:
+            waiting = await load_unreceipted(connection, BATCH, self._clock.now_us())
+        for item in waiting:
+            try:
+                await past_races(partial(self._issue_waiting, item))
+            except Exception as error:
+                if is_transient(error):
+                    raise
+                async with transaction(self._pool) as connection:
+                    await set_aside(
+                        connection, RECEIPT_KIND, item.payment_id, describe_error(error), self._clock.now_us()
+                    )
+        return len(waiting)
+
+    async def _issue_waiting(self, only: Unreceipted | None = None) -> int:
         async with transaction(self._pool) as connection:
             if not await lock_receipts(connection):
                 return 0
-            waiting = await load_unreceipted(connection, BATCH)
             now_us = self._clock.now_us()
+            waiting = await load_unreceipted(connection, BATCH, now_us)
+            if only is not None:
+                waiting = [item for item in waiting if item == only]
             year = from_us(now_us).year
             last: dict[str, int] = {}
             issued: list[NewReceipt] = []
@@ -52,6 +81,7 @@ class Receipts:
                 number = receipt_number(item.region, now_us, ordinal)
                 issued.append(NewReceipt(number, item.payment_id, item.region, year, ordinal))
             await insert_receipts(connection, issued, self._seller, now_us)
+            await release(connection, RECEIPT_KIND, [item.payment_id for item in waiting])
         return len(waiting)
 
     async def load(self, number: str) -> Receipt:

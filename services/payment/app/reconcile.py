@@ -6,6 +6,7 @@ A provider's answer is applied like any webhook, by the same rules. So a lost ca
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, Literal
 
 from services.payment.app.credits import Credits
@@ -26,7 +27,7 @@ from services.payment.store.auto_top_ups import has_open_attempt
 from services.payment.store.orders import StoredOrder, load_order
 from services.payment.store.payments import load_payment, lock_payment_ids
 from shared.clock import Clock
-from shared.db import Pool, is_transient, transaction
+from shared.db import Pool, is_transient, past_races, transaction
 from shared.errors import TransientFault
 from shared.log import get_logger
 from shared.set_aside import describe_error, load_held_back, release, set_aside
@@ -129,9 +130,7 @@ class Reconciler:
         """Ask the provider, then balance, about one order; answer what differed."""
         async with self._places:
             try:
-                found = await self._ask_provider(order)
-                found += await self._ask_balance(order.order_id)
-                await self._release(order.order_id)
+                found = await past_races(partial(self._ask, order))
             except Exception as error:
                 if is_transient(error):
                     raise
@@ -140,6 +139,12 @@ class Reconciler:
             DIFFERENCES.labels(order.provider, difference.kind).inc()
             logger.warning("reconciliation.difference", order_id=order.order_id, kind=difference.kind)
         RECONCILED.labels(order.provider).inc()
+        return found
+
+    async def _ask(self, order: StoredOrder) -> list[Difference]:
+        found = await self._ask_provider(order)
+        found += await self._ask_balance(order.order_id)
+        await self._release(order.order_id)
         return found
 
     async def _set_aside(self, order_id: str, error: Exception) -> Difference:

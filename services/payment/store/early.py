@@ -35,12 +35,16 @@ async def insert_early_fact(connection: Connection, fact: PaymentFact, cause: st
 
 @dataclass(frozen=True, slots=True)
 class EarlyFact:
-    """A fact that waits for its payment, and why it was told."""
+    """A fact that waits for its payment, as it was kept, and why it was told."""
 
     fact_id: str
-    fact: PaymentFact
+    body: str
     cause: str
     provider: ProviderName
+
+    def read(self) -> PaymentFact:
+        """Raises whatever reading a row makes of it that this version does not understand."""
+        return _read(self.body)
 
 
 async def load_early_facts(connection: Connection, payment_id: str) -> list[EarlyFact]:
@@ -49,7 +53,7 @@ async def load_early_facts(connection: Connection, payment_id: str) -> list[Earl
         "select fact_id, fact, cause from early_fact where payment_id = $1 order by fact_number", payment_id
     )
     provider: ProviderName = "vnpay" if payment_id.startswith("vnpay:") else "stripe"
-    return [EarlyFact(row["fact_id"], _read(row["fact"]), row["cause"], provider) for row in rows]
+    return [EarlyFact(row["fact_id"], row["fact"], row["cause"], provider) for row in rows]
 
 
 async def delete_early_fact(connection: Connection, fact_id: str) -> None:

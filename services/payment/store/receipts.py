@@ -3,9 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
+from typing import Final
 
 from services.payment.providers import ProviderName
 from shared.db import Connection
+
+# What the loop that issues receipts calls a payment that it has to leave out (shared.set_aside).
+RECEIPT_KIND: Final = "receipt"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +36,17 @@ async def lock_receipts(connection: Connection) -> bool:
     return bool(await connection.fetchval("select pg_try_advisory_xact_lock(hashtext('tollkeeper.receipts'))"))
 
 
-async def load_unreceipted(connection: Connection, limit: int) -> list[Unreceipted]:
+async def load_unreceipted(connection: Connection, limit: int, now_us: int) -> list[Unreceipted]:
+    """The oldest ones first; without those that are set aside now."""
     rows = await connection.fetch(
         """
         select payment_id, region from payment where credited_at is not null and not receipt_issued
+          and payment_id not in (select item from set_aside where kind = $2 and next_at > $3)
         order by credited_at, payment_id limit $1
         """,
         limit,
+        RECEIPT_KIND,
+        now_us,
     )
     return [Unreceipted(*row) for row in rows]
 
