@@ -345,6 +345,28 @@ async def test_another_refund_may_hide_it_and_a_person_must_look(
         await provider.find_refund(replace(REFUND, is_only=is_only))
 
 
+async def test_a_refund_that_is_known_by_its_name_hides_none(provider: VnpayProvider, vnpay: Vnpay) -> None:
+    vnpay.lay("querydr", REFUNDED_ANSWER | {"vnp_OrderInfo": "refund-" + "4e" * 16})
+    assert await provider.find_refund(replace(REFUND, known=frozenset({f"vnpay:{'4e' * 16}"}))) is None
+
+
+async def test_a_refund_whose_request_was_lost_is_found_by_its_name_with_its_amount(
+    provider: VnpayProvider, vnpay: Vnpay
+) -> None:
+    vnpay.lay("querydr", REFUNDED_ANSWER | {"vnp_Amount": "1500000", "vnp_OrderInfo": "refund-" + "5f" * 16})
+    found = await provider.find_refund(replace(REFUND, order_id=""))
+    assert found == Refunded(PAYMENT_ID, f"vnpay:{'5f' * 16}", Money(15_000_000_000, "VND"), "pending")
+    assert PAYMENT_ID.split(":")[1] == vnpay.asked[-1]["vnp_TxnRef"]
+
+
+async def test_a_payment_of_a_lost_order_that_vnpay_does_not_find_is_a_persons_to_look(
+    provider: VnpayProvider, vnpay: Vnpay
+) -> None:
+    vnpay.lay("querydr", {"vnp_ResponseCode": "91"})
+    with pytest.raises(TransientFault, match="look there"):
+        await provider.find_refund(replace(REFUND, order_id=""))
+
+
 def test_a_request_is_remembered_for_its_day_in_vietnam(provider: VnpayProvider) -> None:
     evening = parse_instant("2026-11-24T16:59:00Z")
     assert provider.remembers(evening - 3600 * SECOND_US, evening)

@@ -10,7 +10,9 @@ import orjson
 from services.payment.app.facts import Cause, FactApplier
 from services.payment.providers import Provider, ProviderName, ProviderRefusal, RefundOrder, UnreadableAnswer
 from services.payment.rules.currencies import check_payable
+from services.payment.rules.decision import Refund
 from services.payment.rules.facts import Fact, Money, Refunded, RefundFailed
+from services.payment.rules.reversals import Payment
 from services.payment.rules.sending import check_goes_at_once
 from services.payment.store.orders import load_order
 from services.payment.store.payments import StoredPayment, load_payment, lock_payment_ids
@@ -27,11 +29,13 @@ from services.payment.store.refund_requests import (
     sum_open_requests,
     withdraw_request,
 )
+from services.payment.store.restores import may_lack_refunds
 from shared.clock import DAY_US, SECOND_US, Clock
 from shared.db import Connection, Pool, is_transient, transaction
 from shared.errors import Refusal
 from shared.ids import content_hash
 from shared.log import get_logger
+from shared.restore_records import find_last_restore
 from shared.set_aside import describe_error, load_held_back, release, set_aside
 
 logger = get_logger(__name__)
@@ -89,10 +93,13 @@ class Refunds:
         Raises Refusal for more than is left, for what the provider can't take, and when the provider refuses;
         TransientFault when it is out of reach: the request then stays and is sent again, by a repeat or by itself.
         """
+        made = await self._find_forgotten(wish)
         async with transaction(self._pool) as connection:
-            request = await self._keep(connection, wish)
+            request = await self._keep(connection, wish, made)
         if request.answered_at_us is None:
-            request = await self._send(request, item_id)
+            request = await (
+                self._send(request, item_id) if made is None else self._finish(request, made, None, item_id)
+            )
         if request.failure is not None:
             raise ProviderRefusal("refund-refused", request.failure)
         return request
@@ -110,7 +117,8 @@ class Refunds:
         """
         async with transaction(self._pool) as connection:
             request = await _require(connection, request_id)
-        if request.answered_at_us is None and request.sent_at_us is not None:
+            was_sent = request.sent_at_us is not None or await _may_be_forgotten(connection, request)
+        if request.answered_at_us is None and was_sent:
             self._refuse_under_way(request)
             if not word.checked and (found := await self._find(request)) is not None:
                 request = await self._finish(request, found, None, None)
@@ -161,7 +169,41 @@ class Refunds:
                 return False
         return True
 
-    async def _keep(self, connection: Connection, wish: RefundWish) -> RefundRequest:
+    async def _find_forgotten(self, wish: RefundWish) -> Refunded | RefundFailed | None:
+        """What the provider made of a wish whose request a restore lost; None where it made nothing, or none was lost.
+
+        Whoever asks with the same key after the restore is answered by what happened before it.
+        """
+        async with transaction(self._pool) as connection:
+            stored = await load_payment(connection, wish.payment_id)
+            if stored is None or await load_request(connection, wish.request_id) is not None:
+                return None
+            if not await may_lack_refunds(connection, wish.payment_id):
+                return None
+            adopted = stored.payment.find_refund(f"{stored.provider}:{wish.request_id}")
+            if adopted is not None:
+                return _fact_of(stored.payment, adopted)
+            payment = stored.payment
+            left_micros = max(0, payment.paid.amount_micros - payment.gone_micros)
+            amount_micros = wish.amount_micros or left_micros or payment.paid.amount_micros
+            _, order = await self._describe(connection, self._request_of(wish, amount_micros))
+        return _require_refund(await self._provider_of(stored).find_refund(order))
+
+    def _request_of(self, wish: RefundWish, amount_micros: int) -> RefundRequest:
+        return RefundRequest(
+            wish.request_id,
+            wish.payment_id,
+            wish.request_hash,
+            amount_micros,
+            wish.reason,
+            wish.actor,
+            self._clock.now_us(),
+        )
+
+    async def _keep(
+        self, connection: Connection, wish: RefundWish, made: Refunded | RefundFailed | None
+    ) -> RefundRequest:
+        """The request of a wish, kept now or before; what was `made` of it already is no more of what is left."""
         await lock_payment_ids(connection, [wish.payment_id])
         stored = await load_payment(connection, wish.payment_id)
         if stored is None:
@@ -172,6 +214,18 @@ class Refunds:
                 raise Refusal("idempotency-key-reused", "this Idempotency-Key was used with another body")
             return known
         self._provider_of(stored)
+        if made is None:
+            amount_micros = await self._check_amount(connection, wish, stored)
+        else:
+            amount_micros = made.money.amount_micros
+            if wish.amount_micros not in (None, amount_micros):
+                raise Refusal("idempotency-key-reused", "this Idempotency-Key was used with another amount")
+        request = self._request_of(wish, amount_micros)
+        await insert_request(connection, request)
+        return request
+
+    async def _check_amount(self, connection: Connection, wish: RefundWish, stored: StoredPayment) -> int:
+        """How much to send back. Raises Refusal for more than is left, and for what the provider can't take."""
         payment = stored.payment
         asked_micros = await sum_open_requests(connection, wish.payment_id)
         left_micros = payment.paid.amount_micros - payment.gone_micros - asked_micros
@@ -183,17 +237,7 @@ class Refunds:
                 left_micros=max(0, left_micros),
             )
         check_payable(stored.provider, Money(amount_micros, payment.paid.currency))
-        request = RefundRequest(
-            wish.request_id,
-            wish.payment_id,
-            wish.request_hash,
-            amount_micros,
-            wish.reason,
-            wish.actor,
-            self._clock.now_us(),
-        )
-        await insert_request(connection, request)
-        return request
+        return amount_micros
 
     def _provider_of(self, stored: StoredPayment) -> Provider:
         provider = self._providers.get(stored.provider)
@@ -211,9 +255,10 @@ class Refunds:
         """Have a refund carried out; what the provider might not recognise as sent before is asked about first."""
         async with transaction(self._pool) as connection:
             stored, order = await self._describe(connection, request)
+            is_doubtful = await _may_be_forgotten(connection, request)
         provider = self._provider_of(stored)
-        # An old request may have been sent by a database that was set back since, and forgot it.
-        if not provider.remembers(request.sent_at_us or request.requested_at_us, self._clock.now_us()):
+        first_us = request.sent_at_us or request.requested_at_us
+        if is_doubtful or not provider.remembers(first_us, self._clock.now_us()):
             found = await self._find(request)
             if found is not None:
                 return await self._finish(request, found, None, item_id)
@@ -241,21 +286,20 @@ class Refunds:
         self, request: RefundRequest, answer: Fact | None, failure: str | None, item_id: str | None
     ) -> RefundRequest:
         """Apply what the provider answered, and remember it."""
-        if answer is not None and not isinstance(answer, Refunded | RefundFailed):
-            raise UnreadableAnswer(f"a refund was answered with {type(answer).__name__}")
-        if isinstance(answer, RefundFailed):
-            failure = answer.reason
+        refund = _require_refund(answer)
+        if isinstance(refund, RefundFailed):
+            failure = refund.reason
         now_us = self._clock.now_us()
-        refund_id = None if answer is None or failure is not None else answer.refund_id
+        refund_id = None if refund is None or failure is not None else refund.refund_id
         async with transaction(self._pool) as connection:
             await lock_payment_ids(connection, [request.payment_id])
             stored = await load_payment(connection, request.payment_id)
             assert stored is not None, "payments are never deleted"
             if item_id is not None and failure is None:
                 await settle_item(connection, item_id, "refund", None, request.actor, request.reason, now_us)
-            if answer is not None:
+            if refund is not None:
                 name = f"refund {request.request_id} by {request.actor}: {request.reason}"[:500]
-                await self._applier.apply_facts(connection, [answer], Cause(stored.provider, name))
+                await self._applier.apply_facts(connection, [refund], Cause(stored.provider, name))
             await answer_request(connection, request.request_id, refund_id, failure, now_us)
             await release(connection, SET_ASIDE_KIND, [request.request_id])
             return await _require(connection, request.request_id)
@@ -275,9 +319,30 @@ class Refunds:
             order_created_at_us=request.requested_at_us if order is None else order.created_at,
             at_us=request.requested_at_us,
             actor=request.actor,
-            is_only=await count_alike(connection, request.payment_id, request.amount_micros) == 1,
+            is_only=await count_alike(connection, request) == 0,
+            known=frozenset(refund.refund_id for refund in stored.payment.refunds),
         )
         return stored, described
+
+
+async def _may_be_forgotten(connection: Connection, request: RefundRequest) -> bool:
+    """Whether a restore may have lost that a request was sent: it was kept before the database was set back."""
+    restored_at_us = await find_last_restore(connection)
+    return restored_at_us is not None and request.requested_at_us <= restored_at_us
+
+
+def _require_refund(answer: Fact | None) -> Refunded | RefundFailed | None:
+    if answer is not None and not isinstance(answer, Refunded | RefundFailed):
+        raise UnreadableAnswer(f"a refund was answered with {type(answer).__name__}")
+    return answer
+
+
+def _fact_of(payment: Payment, refund: Refund) -> Refunded | RefundFailed:
+    """A refund that is known, as its provider said it."""
+    money = Money(refund.amount_micros, payment.paid.currency)
+    if refund.state == "failed":
+        return RefundFailed(payment.payment_id, refund.refund_id, money, refund.reason or "failed")
+    return Refunded(payment.payment_id, refund.refund_id, money, refund.state)
 
 
 async def _require(connection: Connection, request_id: str) -> RefundRequest:

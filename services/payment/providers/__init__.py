@@ -123,7 +123,7 @@ class RefundOrder:
 
     Stripe takes it as idempotency key, VNPay as RequestId: the refund's id is "vnpay:<request_id>" there.
     `paid` is what the payment brought in all: the whole of it is a full refund. `is_only`: no other refund of this
-    payment is of the same amount.
+    payment is of the same amount. `known` are the ids of the payment's refunds that we know.
     """
 
     request_id: str
@@ -136,6 +136,7 @@ class RefundOrder:
     at_us: int
     actor: str
     is_only: bool = True
+    known: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 import hashlib
 import ipaddress
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import httpx
@@ -22,7 +22,7 @@ from services.payment.providers import (
     SavedCharge,
     unreadable_id,
 )
-from services.payment.rules.currencies import to_vnpay_units
+from services.payment.rules.currencies import from_vnpay_units, to_vnpay_units
 from services.payment.rules.facts import Attempted, Fact, Refunded, RefundFailed
 from services.payment.rules.vnpay_messages import (
     QUERY_ANSWER_NAMES,
@@ -153,7 +153,7 @@ class VnpayProvider:
 
     async def look_up(self, order: AskedOrder) -> Sequence[Fact]:
         """Ask querydr. An order that VNPay has never heard of is still open."""
-        answer = await self._query(order.order_id, order.created_at_us)
+        answer = await self._query(txn_ref(order.order_id), order.created_at_us)
         if answer is None:
             return []
         if _text(answer, "vnp_TransactionType") not in {"", _PAYMENT}:
@@ -184,7 +184,7 @@ class VnpayProvider:
                 "vnp_CreateBy": plain(refund.actor),
                 "vnp_CreateDate": write_date(now_us),
                 "vnp_IpAddr": _SERVER_IP,
-                "vnp_OrderInfo": plain(f"refund-{refund.request_id}"),
+                "vnp_OrderInfo": _refund_info(refund.request_id),
             },
             REFUND_NAMES,
         )
@@ -198,15 +198,26 @@ class VnpayProvider:
         return _refund_fact(refund, "" if code == _IN_PROGRESS else _text(answer, "vnp_TransactionStatus"))
 
     async def find_refund(self, refund: RefundOrder) -> Fact | None:
-        """Recognise a refund in what querydr says last happened to the order. Another one may hide it."""
-        answer = await self._query(refund.order_id, refund.order_created_at_us)
+        """Recognise a refund in what querydr says last happened to the payment. Another one may hide it."""
+        answer = await self._query(_reference_of(refund), refund.order_created_at_us)
+        if answer is None and not refund.order_id:
+            # Of a lost order nobody knows the date that VNPay wants with the question.
+            raise TransientFault("VNPay does not find the payment: look there whether this refund was made")
         if answer is None or _text(answer, "vnp_TransactionType") in {"", _PAYMENT}:
             return None
-        named = plain(f"refund-{refund.request_id}") == _text(answer, "vnp_OrderInfo")
-        alike = refund.is_only and _text(answer, "vnp_Amount") == str(to_vnpay_units(refund.money))
+        info, status = _text(answer, "vnp_OrderInfo"), _text(answer, "vnp_TransactionStatus")
+        # What we know by its name is another one, and nothing came after it.
+        if any(info == _refund_info(known.removeprefix("vnpay:")) for known in refund.known):
+            return None
+        amount = _text(answer, "vnp_Amount")
+        named = info == _refund_info(refund.request_id)
+        if named and amount.isascii() and amount.isdecimal() and int(amount):
+            # Its request may have been lost, and what it asked for with it.
+            refund = replace(refund, money=from_vnpay_units(int(amount)))
+        alike = refund.is_only and amount == str(to_vnpay_units(refund.money))
         if not named and not alike:
             raise TransientFault("VNPay tells of another refund of this payment: look there whether this one was made")
-        return _refund_fact(refund, _text(answer, "vnp_TransactionStatus"))
+        return _refund_fact(refund, status)
 
     async def find_charge(self, charge: SavedCharge, since_us: int) -> Fact | NeedsCustomer | None:
         raise ProviderRefusal("not-offered", f"VNPay charged nothing for {charge.order_id} since {since_us}")
@@ -232,17 +243,16 @@ class VnpayProvider:
 
     async def _recognise(self, refund: RefundOrder) -> None:
         """Return if the refund that VNPay says is under way is this one; raise TransientFault if it is another."""
-        answer = await self._query(refund.order_id, refund.order_created_at_us)
+        answer = await self._query(_reference_of(refund), refund.order_created_at_us)
         kind = "" if answer is None else _text(answer, "vnp_TransactionType")
         amount = "" if answer is None else _text(answer, "vnp_Amount")
         if kind not in {_FULL_REFUND, _PART_REFUND} or amount != str(to_vnpay_units(refund.money)):
             raise TransientFault("VNPay is busy with another refund of this payment")
 
-    async def _query(self, order_id: str, created_at_us: int) -> Mapping[str, object] | None:
-        """Querydr's answer about an order, or None where VNPay does not know it."""
+    async def _query(self, reference: str, created_at_us: int) -> Mapping[str, object] | None:
+        """Querydr's answer about an order by its TxnRef, or None where VNPay does not know it."""
         now_us = self._clock.now_us()
         self._questions += 1
-        reference = txn_ref(order_id)
         answer = await self._ask(
             {
                 # Unique per question, not per order: VNPay refuses a repeated one for a day.
@@ -286,6 +296,16 @@ class VnpayProvider:
         if not isinstance(answer, dict):
             raise TransientFault("VNPay answered no object")
         return answer
+
+
+def _reference_of(refund: RefundOrder) -> str:
+    """The TxnRef of a refund's payment; its order may not be known any more."""
+    return refund.payment_id.removeprefix("vnpay:").partition(":")[0]
+
+
+def _refund_info(request_id: str) -> str:
+    """How a refund is named at VNPay."""
+    return plain(f"refund-{request_id}")
 
 
 def _refund_fact(refund: RefundOrder, status: str) -> Refunded | RefundFailed:

@@ -108,8 +108,8 @@ async def withdraw_request(connection: Connection, request_id: str, actor: str, 
     )
 
 
-async def count_alike(connection: Connection, payment_id: str, amount_micros: int) -> int:
-    """How many refunds of a payment are of an amount, asked for here or heard of."""
+async def count_alike(connection: Connection, request: RefundRequest) -> int:
+    """How many other refunds of its payment are of a request's amount, asked for here or heard of."""
     return int(
         await connection.fetchval(
             """
@@ -118,10 +118,12 @@ async def count_alike(connection: Connection, payment_id: str, amount_micros: in
               union
               select coalesce(refund_id, request_id) from refund_request
               where payment_id = $1 and amount_micros = $2 and (failure is null or sent_at is not null)
+                and request_id <> $3
             ) alike
             """,
-            payment_id,
-            amount_micros,
+            request.payment_id,
+            request.amount_micros,
+            request.request_id,
         )
     )
 

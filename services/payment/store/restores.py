@@ -67,3 +67,16 @@ async def suspend_agreements(connection: Connection, incarnation: int, now_us: i
         now_us,
     )
     return [(row["region"], row["tenant_id"], row["suspensions"]) for row in rows]
+
+
+async def may_lack_refunds(connection: Connection, payment_id: str) -> bool:
+    """Whether a restore may have lost refunds of a payment: it was paid before the database was set back."""
+    return bool(
+        await connection.fetchval(
+            """
+            select exists (select from restore_record r, payment p
+              where p.payment_id = $1 and least(p.paid_at, p.captured_at) <= r.restored_at)
+            """,
+            payment_id,
+        )
+    )
