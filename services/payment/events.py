@@ -79,7 +79,12 @@ def _make(account: Account, told: Told, envelope: dict[str, object]) -> PaymentE
             return PaymentCaptured.model_validate({**envelope, "id": f"captured/{told.payment_id}", "data": captured})
         case RefundTold():
             refund = RefundData.model_validate(
-                {**about, "refund_id": told.refund_id, "amount_micros": told.credit_micros}
+                {
+                    **about,
+                    "refund_id": told.refund_id,
+                    "amount_micros": told.credit_micros,
+                    "refunded_micros": told.refunded_micros,
+                }
             )
             if told.failed:
                 name = f"refund_failed/{told.refund_id}"
@@ -92,6 +97,7 @@ def _make(account: Account, told: Told, envelope: dict[str, object]) -> PaymentE
                     "dispute_id": told.dispute_id,
                     "held_micros": told.held_micros,
                     "withdrawn_micros": told.withdrawn_micros,
+                    "disputed_micros": told.disputed_micros,
                 }
             )
             name = f"disputed/{told.dispute_id}/{told.step}"
@@ -104,6 +110,7 @@ def _make(account: Account, told: Told, envelope: dict[str, object]) -> PaymentE
                     "outcome": told.outcome,
                     "returned_micros": told.returned_micros,
                     "withdrawn_micros": told.withdrawn_micros,
+                    "disputed_micros": told.disputed_micros,
                 }
             )
             name = f"dispute_closed/{told.dispute_id}/{told.outcome}"

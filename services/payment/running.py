@@ -91,7 +91,7 @@ async def run_payment(shared: SharedSettings, settings: PaymentSettings, clock: 
         )
         reader = TopicReader(shared.kafka_bootstrap, shared.topic_prefix)
         restores = Restores(loop_pool, clock, reader, relay, service="payment", topics=(PAYMENT_EVENTS,))
-        await restores.run(PaymentRecovery(reader, service.applier, shared.shards))
+        await restores.run(PaymentRecovery(reader, clock, shared.shards))
         await _supervise(
             service, loop_pool, relay, edges, shared, settings, Registrations(loop_pool, clock, balance)
         ).run()

@@ -49,27 +49,39 @@ class CapturedData(_PaymentData):
 
 
 class RefundData(_PaymentData):
-    """Money went back, or (`refund_failed`) did not after all: `amount_micros` at the order's rate."""
+    """Money went back, or (`refund_failed`) did not after all: `amount_micros` at the order's rate.
+
+    `refunded_micros` is the whole refund in the customer's currency; older versions did not say it.
+    """
 
     refund_id: Identifier
     amount_micros: Positive
+    refunded_micros: Positive | None = None
 
 
 class DisputedData(_PaymentData):
-    """A dispute holds `held_micros` in all from now on (not spendable); `withdrawn_micros` left with this fact."""
+    """A dispute holds `held_micros` in all from now on (not spendable); `withdrawn_micros` left with this fact.
+
+    `disputed_micros` is the whole dispute in the customer's currency; older versions did not say it.
+    """
 
     dispute_id: Identifier
     held_micros: Natural
     withdrawn_micros: Natural
+    disputed_micros: Positive | None = None
 
 
 class DisputeClosedData(_PaymentData):
-    """A dispute ended: nothing is held any more; of what was withdrawn, `returned_micros` came back with this fact."""
+    """A dispute ended: nothing is held any more; of what was withdrawn, `returned_micros` came back with this fact.
+
+    `disputed_micros` as in DisputedData.
+    """
 
     dispute_id: Identifier
     outcome: Annotated[Identifier, Vocabulary(Outcome)]
     returned_micros: Natural
     withdrawn_micros: Natural
+    disputed_micros: Positive | None = None
 
 
 class FailedData(_Data):
@@ -166,10 +178,9 @@ PAYMENT_TYPES: frozenset[str] = frozenset(model.model_fields["type"].default for
 _READER: Final[TypeAdapter[PaymentEvent]] = TypeAdapter(PaymentEvent)
 
 
-def is_payment_event(event: Mapping[str, object]) -> bool:
-    """Whether it is an event of this contract, with all that its type requires."""
+def read_payment_event(event: Mapping[str, object]) -> PaymentEvent | None:
+    """An event of this contract, with all that its type requires; None for any other."""
     try:
-        read_union(_READER, event)
+        return read_union(_READER, event)
     except RecordError:
-        return False
-    return True
+        return None

@@ -28,7 +28,7 @@ from shared.settings import Region
 from shared.topics import ACCOUNT_EVENTS, ENFORCEMENT_EVENTS, LIFECYCLE, PAYMENT_EVENTS, USAGE
 from tests.balance.batches import simple
 from tests.balance.books import Books
-from tests.balance.facts import captured, dispute_closed, disputed
+from tests.balance.facts import captured, dispute_closed, disputed, refunded
 from tests.conftest import MakeDatabase
 from tests.contracts.growing import grow, grow_event, of_a_later_type, record
 from tests.metering.meter import START_US, Meter, book, lifecycle, usage
@@ -148,6 +148,17 @@ async def test_payment_events_grow(books: Books) -> None:
     assert await books.balance("acme") == 540
     assert passed_over(PAYMENT_EVENTS) == before + 1
     assert await books.audit() == []
+
+
+async def test_a_fact_of_payment_told_without_the_amount_of_the_customer_is_the_same_fact(books: Books) -> None:
+    """Older versions did not say it; what they told is not told anew by saying more."""
+    await books.pay(captured("stripe:pi_1", 500).model_dump_json().encode())
+    for fact in (refunded("stripe:pi_1", "re_1", 100), disputed("stripe:pi_1", "d1", withdrawn=20)):
+        name = "refunded_micros" if "refund" in fact.id else "disputed_micros"
+        document = orjson.loads(fact.model_dump_json())
+        by_older, by_newer = ({**document, "data": {**document["data"], name: amount}} for amount in (None, 7))
+        await books.pay(orjson.dumps(by_older), orjson.dumps(by_newer))
+    assert (books.dead, await books.balance("acme")) == ([], 380)
 
 
 def test_account_events_grow_for_enforcement() -> None:

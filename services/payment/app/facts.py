@@ -80,11 +80,15 @@ def payment_ids_of(facts: Sequence[Fact]) -> list[str]:
 
 
 class FactApplier:
-    """Decides facts by the rules and saves what follows, with the events that tell it."""
+    """Decides facts by the rules and saves what follows, with the events that tell it.
 
-    def __init__(self, clock: Clock, shards: int) -> None:
+    One that does not `tell` is for what was told already, by a database that was set back since.
+    """
+
+    def __init__(self, clock: Clock, shards: int, *, tell: bool = True) -> None:
         self._clock = clock
         self._shards = shards
+        self._tells = tell
 
     async def apply_facts(self, connection: Connection, facts: Sequence[Fact], cause: Cause) -> Outcome:
         """Apply facts, each once however often it is told; answer what became of them."""
@@ -97,7 +101,7 @@ class FactApplier:
 
         Where there are several, each is one success or nothing, and no two are about one order or payment.
         """
-        work = _Work(connection, self._clock.now_us(), self._shards)
+        work = _Work(connection, self._clock.now_us(), self._shards, tells=self._tells)
         outcomes = await work.apply_all(tellings)
         await append_messages(connection, work.messages, work.now_us)
         return outcomes
@@ -105,7 +109,7 @@ class FactApplier:
     async def apply_early(self, connection: Connection, payment_id: str) -> None:
         """Try again what was told of a payment before it was known, and could not be applied then."""
         await lock_payment_ids(connection, [payment_id])
-        work = _Work(connection, self._clock.now_us(), self._shards)
+        work = _Work(connection, self._clock.now_us(), self._shards, tells=self._tells)
         await work.apply_early(payment_id, "tried again")
         await append_messages(connection, work.messages, work.now_us)
 
@@ -124,7 +128,7 @@ class FactApplier:
             None if order is None else order.order, payment.payment_id, payment.paid, credit_micros
         )
         await credit_payment(connection, payment.payment_id, holder, credit_micros)
-        work = _Work(connection, self._clock.now_us(), self._shards)
+        work = _Work(connection, self._clock.now_us(), self._shards, tells=self._tells)
         if order is not None:
             await work.save_order(order, decision, cause.name)
         account = Account(holder.region, holder.tenant_id, stored.provider, holder.account_currency, stored.order_id)
@@ -133,7 +137,7 @@ class FactApplier:
 
     async def change_order(self, connection: Connection, order: StoredOrder, decision: Decision, cause: Cause) -> None:
         """Save what was decided of a locked order otherwise, and tell it."""
-        work = _Work(connection, self._clock.now_us(), self._shards)
+        work = _Work(connection, self._clock.now_us(), self._shards, tells=self._tells)
         await work.save_order(order, decision, cause.name)
         work.tell(_account_of(order), decision.told)
         await append_messages(connection, work.messages, work.now_us)
@@ -163,9 +167,10 @@ class _Success:
 class _Work:
     """One application of what was told: its connection, instant, and the messages so far."""
 
-    def __init__(self, connection: Connection, now_us: int, shards: int) -> None:
+    def __init__(self, connection: Connection, now_us: int, shards: int, *, tells: bool) -> None:
         self._connection = connection
         self._shards = shards
+        self._tells = tells
         self.now_us = now_us
         self.messages: list[Message] = []
 
@@ -225,7 +230,8 @@ class _Work:
             if item.found.order is not None:
                 self.tell(_account_of(item.found.order), item.decision.told)
         for item in captured:
-            if item.found.has_early_facts:
+            # What waits was told by nobody: without telling it is left to those who try again.
+            if item.found.has_early_facts and self._tells:
                 await self.apply_early(item.fact.payment_id, f"kept until {item.cause.name}")
         return [item.decision.outcome for item in decided]
 
@@ -314,7 +320,8 @@ class _Work:
         await update_orders(self._connection, changed, self.now_us)
 
     def tell(self, account: Account, told: Sequence[Told]) -> None:
-        self.messages += [payment_message(account, item, self.now_us, self._shards) for item in told]
+        if self._tells:
+            self.messages += [payment_message(account, item, self.now_us, self._shards) for item in told]
 
 
 def _decide(fact: Paid, telling: Telling, found: OrderOfPayment) -> _Success:

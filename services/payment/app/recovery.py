@@ -1,23 +1,33 @@
 """What payment does about a database that was set back (docs/adr/0013).
 
-Payments that were told since the backup are adopted, also of orders that it does not know, so that the money is not
-taken for unknown. Everything else comes again from the providers, which are swept from where the backup was: facts have
-the same ids as before, so nothing is credited twice. Nobody knows which consents were withdrawn since: no saved card is
-charged.
+All that was told since the backup is adopted, in the order in which it was told and before anything else is done: a
+payment also where its order was lost, what operators credited, every refund, dispute and failure. So whatever a
+provider or a customer says next meets the rows that it would have met. None of it is told again. The rest comes again
+from the providers, which are swept from where the backup was. Nobody knows which consents were withdrawn since: no
+saved card is charged.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
 
 from services.payment.app.facts import Cause, FactApplier
 from services.payment.balance_client import BalanceClient
 from services.payment.events import suspension_message
-from services.payment.rules.facts import Money, Paid
-from services.payment.store.payments import Holder, NewPayment, insert_payments
+from services.payment.providers import ProviderName
+from services.payment.rules.told import failure_of, paid_of, reversal_of
+from services.payment.store.orders import lock_order
+from services.payment.store.payments import Holder, NewPayment, insert_payments, load_payment, lock_payment_ids
+from services.payment.store.queue import settle_credited
 from services.payment.store.restores import find_unknown_orders, find_unknown_payments, suspend_agreements
-from shared.clock import parse_instant
-from shared.db import Connection, Pool, transaction
-from shared.events.payments import is_payment_event
+from shared.clock import Clock
+from shared.db import Connection, Pool, is_transient, transaction
+from shared.events.payments import (
+    AutoTopUpSuspended,
+    PaymentCaptured,
+    PaymentEvent,
+    PaymentFailed,
+    PaymentRefunded,
+    read_payment_event,
+)
 from shared.log import get_logger
 from shared.outbox import append_messages
 from shared.own_records import read_own_events
@@ -28,26 +38,24 @@ from shared.topics import PAYMENT_EVENTS
 
 logger = get_logger(__name__)
 
-Event = Mapping[str, Any]
+CAUSE = "restore"
 
 
 class PaymentRecovery(Recovery):
-    def __init__(self, reader: TopicReader, applier: FactApplier, shards: int) -> None:
+    def __init__(self, reader: TopicReader, clock: Clock, shards: int) -> None:
         self._reader = reader
-        self._applier = applier
         self._shards = shards
+        self._applier = FactApplier(clock, shards, tell=False)
 
     async def adopt(self, connection: Connection, restore: Restore, starts: Offsets) -> None:
-        """Adopt payments of lost orders, list what was lost, and suspend automatic top-ups."""
-        events: dict[str, Event] = {}
-        async for event in read_own_events(self._reader, "payment", PAYMENT_EVENTS, starts[PAYMENT_EVENTS]):
-            if is_payment_event(event):
-                events.setdefault(event["id"], event)
-        captured = [event for event in events.values() if event["type"] == "payment.captured"]
-        await self._adopt_payments(connection, captured, restore.restored_at_us)
-        lost = [item for event in events.values() if (item := _lost_refund(event)) is not None]
-        named = {event["data"].get("order_id"): event for event in events.values()}
-        unknown = await find_unknown_orders(connection, [name for name in named if name is not None])
+        """Adopt what was told, list what was lost, and suspend automatic top-ups."""
+        told = await self._read_told(starts)
+        unknown = await find_unknown_orders(connection, [name for event in told if (name := _order_of(event))])
+        await self._adopt_payments(connection, told, unknown, restore.restored_at_us)
+        lost = [_lost("event", event.id, event) for event in told if not await self._adopt(connection, event)]
+        # Who asked for a refund, and why, is lost; an operator should not ask again.
+        lost += [_lost("refund", event.data.refund_id, event) for event in told if isinstance(event, PaymentRefunded)]
+        named = {_order_of(event): event for event in told}
         lost += [_lost("order", order_id, named[order_id]) for order_id in sorted(unknown)]
         await insert_lost(connection, restore.incarnation, lost)
         suspended = await suspend_agreements(connection, restore.incarnation, restore.restored_at_us)
@@ -59,48 +67,89 @@ class PaymentRecovery(Recovery):
             ],
             restore.restored_at_us,
         )
-        logger.error("restore.lost", items=len(lost), payments=len(captured), suspended=len(suspended))
+        logger.error("restore.lost", items=len(lost), told=len(told), suspended=len(suspended))
 
-    async def _adopt_payments(self, connection: Connection, captured: list[Event], now_us: int) -> None:
-        """Apply payments of known orders by the rules of every day, and keep those of lost ones as they were told.
+    async def _read_told(self, starts: Offsets) -> list[PaymentEvent]:
+        """What this service told from where the backup was, each fact once, an account's in their order."""
+        told: dict[str, PaymentEvent] = {}
+        async for document in read_own_events(self._reader, "payment", PAYMENT_EVENTS, starts[PAYMENT_EVENTS]):
+            event = read_payment_event(document)
+            if event is not None:
+                told.setdefault(event.id, event)
+        return list(told.values())
 
-        What is told again of the first has the id that it had. Balance's word that it was credited comes again as well.
-        """
-        orders = await find_unknown_orders(connection, [event["data"]["order_id"] or "" for event in captured])
-        payments = await find_unknown_payments(connection, [event["data"]["payment_id"] for event in captured])
-        fresh = [event for event in captured if event["data"]["payment_id"] in payments]
-        lost = [event for event in fresh if (event["data"]["order_id"] or "") in orders]
-        await insert_payments(connection, [_payment(event) for event in lost], now_us)
-        for event in fresh:
-            if event["data"]["order_id"] and event["data"]["order_id"] not in orders:
-                cause = Cause(event["data"]["provider"], "restore")
-                await self._applier.apply_facts(connection, [_paid(event)], cause)
+    async def _adopt_payments(
+        self, connection: Connection, told: Sequence[PaymentEvent], unknown_orders: set[str], now_us: int
+    ) -> None:
+        """Keep payments as they were told whose orders are not known. Balance's word on their credit comes again."""
+        captured = [event for event in told if isinstance(event, PaymentCaptured)]
+        payments = await find_unknown_payments(connection, [event.data.payment_id for event in captured])
+        fresh = [event for event in captured if event.data.payment_id in payments]
+        lost = [_payment(event) for event in fresh if event.data.order_id in {None, *unknown_orders}]
+        await insert_payments(connection, lost, now_us)
+
+    async def _adopt(self, connection: Connection, event: PaymentEvent) -> bool:
+        """Apply what was told by the rules of every day; whether that could be done. Nothing keeps payment closed."""
+        try:
+            async with connection.transaction():
+                await self._apply(connection, event)
+        except Exception as error:
+            if is_transient(error):
+                raise
+            logger.exception("restore.not_adopted", event_id=event.id)
+            return False
+        return True
+
+    async def _apply(self, connection: Connection, event: PaymentEvent) -> None:
+        if isinstance(event, AutoTopUpSuspended):
+            return
+        cause = Cause(_provider(event), CAUSE)
+        if isinstance(event, PaymentFailed):
+            # Of an order that was lost there is nothing to fail.
+            if await lock_order(connection, event.data.order_id) is not None:
+                await self._applier.apply_facts(connection, [failure_of(event)], cause)
+            return
+        await lock_payment_ids(connection, [event.data.payment_id])
+        stored = await load_payment(connection, event.data.payment_id)
+        if isinstance(event, PaymentCaptured):
+            if stored is None:
+                await self._applier.apply_facts(connection, [paid_of(event)], cause)
+            await self._adopt_credit(connection, event, cause)
+        elif stored is not None:
+            await self._applier.apply_facts(connection, [reversal_of(event, stored.payment)], cause)
+
+    async def _adopt_credit(self, connection: Connection, event: PaymentCaptured, cause: Cause) -> None:
+        """What was told as credited is credited here too, also where an operator had to say so."""
+        stored = await load_payment(connection, event.data.payment_id)
+        if stored is None or stored.payment.credit_micros is not None:
+            return
+        order = None if stored.order_id is None else await lock_order(connection, stored.order_id)
+        micros = event.data.amount_micros
+        await self._applier.credit_kept(connection, stored, order, _holder(event), micros, cause)
+        await settle_credited(connection, event.data.payment_id, micros, "told before the restore", event.time)
 
 
-def _paid(event: Event) -> Paid:
-    data = event["data"]
-    money = Money(data["paid_micros"], data["paid_currency"])
-    return Paid(
-        data["order_id"] or "", data["payment_id"], money, parse_instant(event["time"]), None, data["payment_id"]
-    )
+def _order_of(event: PaymentEvent) -> str | None:
+    return None if isinstance(event, AutoTopUpSuspended) else event.data.order_id
 
 
-def _payment(event: Event) -> NewPayment:
-    data = event["data"]
-    holder = Holder(data["region"], data["tenant_id"], data["currency"])
-    return NewPayment(_paid(event), data["provider"], None, holder, data["amount_micros"])
+def _provider(event: PaymentEvent) -> ProviderName:
+    return "stripe" if isinstance(event, AutoTopUpSuspended) or event.data.provider != "vnpay" else "vnpay"
 
 
-def _lost_refund(event: Event) -> Lost | None:
-    """A refund that was told: who asked for it, and why, is lost; an operator should not ask again."""
-    return _lost("refund", event["data"]["refund_id"], event) if event["type"] == "payment.refunded" else None
+def _holder(event: PaymentCaptured) -> Holder:
+    return Holder(event.data.region, event.data.tenant_id, event.data.currency)
 
 
-def _lost(kind: str, item: str, event: Event) -> Lost:
-    data = event["data"]
+def _payment(event: PaymentCaptured) -> NewPayment:
+    return NewPayment(paid_of(event), _provider(event), None, _holder(event), event.data.amount_micros)
+
+
+def _lost(kind: str, item: str, event: PaymentEvent) -> Lost:
+    data = event.data.model_dump()
     names = ("provider", "payment_id", "order_id", "refund_id", "amount_micros", "paid_micros", "paid_currency")
-    detail = {"type": event["type"], **{name: data[name] for name in names if name in data}}
-    return Lost(kind, item, data["region"], data["tenant_id"], parse_instant(event["time"]), detail)
+    detail = {"type": event.type, **{name: data[name] for name in names if name in data}}
+    return Lost(kind, item, event.data.region, event.data.tenant_id, event.time, detail)
 
 
 async def list_unknown_orders(pool: Pool, balance: BalanceClient) -> int:

@@ -53,23 +53,25 @@ class OrderFailed:
 
 @dataclass(frozen=True, slots=True)
 class RefundTold:
-    """A refund took `credit_micros` of a payment's credit, or (`failed`) gave it back."""
+    """A refund took `credit_micros` of a payment's credit, or (`failed`) gave it back; it is of `refunded_micros`."""
 
     payment_id: str
     refund_id: str
     credit_micros: int
+    refunded_micros: int
     failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class DisputeTold:
-    """A dispute holds `held_micros` in all from now on; `withdrawn_micros` left with this step."""
+    """A dispute of `disputed_micros` holds `held_micros` from now on; `withdrawn_micros` left with this step."""
 
     payment_id: str
     dispute_id: str
     step: Literal["opened", "withdrawn"]
     held_micros: int
     withdrawn_micros: int
+    disputed_micros: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class DisputeClosedTold:
     outcome: Literal["won", "lost"]
     returned_micros: int
     withdrawn_micros: int
+    disputed_micros: int
 
 
 Told = Captured | OrderFailed | RefundTold | DisputeTold | DisputeClosedTold

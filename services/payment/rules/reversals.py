@@ -128,7 +128,8 @@ def _decide_refunded(payment: Payment, fact: Refunded) -> Decision:
     refund = Refund(fact.refund_id, fact.money.amount_micros, fact.state)
     after = payment.with_refund(refund)
     taken_micros = after.reversed_micros - payment.reversed_micros
-    told = (RefundTold(payment.payment_id, refund.refund_id, taken_micros),) if taken_micros else ()
+    all_micros = refund.amount_micros
+    told = (RefundTold(payment.payment_id, refund.refund_id, taken_micros, all_micros),) if taken_micros else ()
     return Decision("applied", refund=refund, told=told, queued=_excess(payment, after, refund.refund_id))
 
 
@@ -139,7 +140,9 @@ def _decide_refund_failed(payment: Payment, fact: RefundFailed) -> Decision:
     refund = Refund(fact.refund_id, fact.money.amount_micros, "failed", fact.reason)
     after = payment.with_refund(refund)
     given_micros = payment.reversed_micros - after.reversed_micros
-    told = (RefundTold(payment.payment_id, refund.refund_id, given_micros, failed=True),) if given_micros else ()
+    told: tuple[Told, ...] = ()
+    if given_micros:
+        told = (RefundTold(payment.payment_id, refund.refund_id, given_micros, refund.amount_micros, failed=True),)
     queued: tuple[Queued, ...] = ()
     if payment.credit_micros is None:
         # Nobody has credit for this money, and now it is with us again: somebody must look at it once more.
@@ -156,14 +159,15 @@ def _decide_disputed(payment: Payment, dispute_id: str, money: Money, *, withdra
         dispute = Dispute(dispute_id, money.amount_micros, payment.could_hold(money.amount_micros))
         told: tuple[Told, ...] = ()
         if payment.credit_micros is not None:
-            told = (DisputeTold(payment.payment_id, dispute_id, "opened", dispute.held_micros, 0),)
+            all_micros, held_micros = dispute.amount_micros, dispute.held_micros
+            told = (DisputeTold(payment.payment_id, dispute_id, "opened", held_micros, 0, all_micros),)
         return Decision("applied", dispute=dispute, told=told)
     dispute = replace(known or Dispute(dispute_id, money.amount_micros), held_micros=0, withdrawn=True)
     after = payment.with_dispute(dispute)
     told = ()
     if payment.credit_micros is not None:
         taken_micros = after.reversed_micros - payment.reversed_micros
-        told = (DisputeTold(payment.payment_id, dispute_id, "withdrawn", 0, taken_micros),)
+        told = (DisputeTold(payment.payment_id, dispute_id, "withdrawn", 0, taken_micros, dispute.amount_micros),)
     return Decision("applied", dispute=dispute, told=told, queued=_excess(payment, after, dispute_id))
 
 
@@ -183,7 +187,12 @@ def _decide_closed(payment: Payment, fact: DisputeClosed) -> Decision:
     if payment.credit_micros is not None:
         told = (
             DisputeClosedTold(
-                payment.payment_id, fact.dispute_id, fact.outcome, max(0, -moved_micros), max(0, moved_micros)
+                payment.payment_id,
+                fact.dispute_id,
+                fact.outcome,
+                max(0, -moved_micros),
+                max(0, moved_micros),
+                dispute.amount_micros,
             ),
         )
     return Decision("applied", dispute=dispute, told=told, queued=_excess(payment, after, fact.dispute_id))

@@ -120,3 +120,20 @@ async def settle_refunded(connection: Connection, payment_id: str, cause: str, n
         now_us,
         cause,
     )
+
+
+async def settle_credited(
+    connection: Connection, payment_id: str, credited_micros: int, reason: str, now_us: int
+) -> None:
+    """Settle what waits because of a payment that was credited by an operator whose word was lost."""
+    await connection.execute(
+        """
+        update queue_item set settled_at = $4, resolution = 'credit', credited_micros = $2, actor = 'restore',
+          reason = $3
+        where payment_id = $1 and settled_at is null and kind in ('mismatch', 'duplicate', 'unknown-order')
+        """,
+        payment_id,
+        credited_micros,
+        reason,
+        now_us,
+    )

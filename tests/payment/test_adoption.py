@@ -1,0 +1,254 @@
+"""A restored payment adopts all that it told: what comes next meets the rows that it would have met."""
+
+from collections.abc import AsyncIterator
+from datetime import date
+from typing import Any
+
+import orjson
+import pytest
+
+from services.payment.app.refunds import RefundWish
+from services.payment.app.settlement import SettlementWish
+from services.payment.providers import ProviderName
+from services.payment.rules.conversion import Rate, parse_rate
+from services.payment.rules.facts import (
+    Declined,
+    DisputeClosed,
+    Disputed,
+    Expired,
+    Fact,
+    Money,
+    PaymentFact,
+    Refunded,
+    RefundFailed,
+)
+from shared.clock import MINUTE_US
+from shared.errors import Refusal
+from tests.payment.restoring import Restoring, open_restoring
+from tests.payment.shop import Shop, paid, vnd
+from tests.support.databases import Databases
+
+PAYMENT_ID = "stripe:pi_1"
+PRICE = 100_000
+STATE = """
+    select p.payment_id, p.credit_micros,
+      (select json_agg((r.refund_id, r.amount_micros, r.state) order by r.refund_id) from refund r
+        where r.payment_id = p.payment_id),
+      (select json_agg((d.dispute_id, d.amount_micros, d.held_micros, d.withdrawn, d.outcome) order by d.dispute_id)
+        from dispute d where d.payment_id = p.payment_id)
+    from payment p order by 1
+"""
+
+
+@pytest.fixture
+async def restoring(databases: Databases) -> AsyncIterator[Restoring]:
+    async with open_restoring(databases) as made:
+        yield made
+
+
+def moved(events: list[dict[str, Any]]) -> int:
+    """What events move on the account, as balance posts them: each id once."""
+    total = 0
+    for event in {event["id"]: event for event in events}.values():
+        data = event["data"]
+        match event["type"]:
+            case "payment.captured" | "payment.refund_failed":
+                total += data["amount_micros"]
+            case "payment.refunded":
+                total -= data["amount_micros"]
+            case "payment.disputed":
+                total -= data["withdrawn_micros"]
+            case "payment.dispute_closed":
+                total += data["returned_micros"] - data["withdrawn_micros"]
+    return total // 1_000_000
+
+
+async def ledger(restoring: Restoring, shop: Shop) -> int:
+    """What the account has of everything that was ever told, before the restore and after it."""
+    told = [orjson.loads(record.value or b"") for record in restoring.told]
+    again = await shop.events()
+    ids = {event["id"] for event in told}
+    for event in again:
+        before = next((item for item in told if item["id"] == event["id"]), event)
+        assert event["data"] == before["data"], "a fact that is told again says the same"
+    return moved(told + [event for event in again if event["id"] not in ids])
+
+
+def refunded(name: str, amount: int, **changes: Any) -> Refunded:
+    return Refunded(PAYMENT_ID, f"stripe:{name}", vnd(amount), changes.get("state", "pending"))
+
+
+def failed(name: str, amount: int) -> RefundFailed:
+    return RefundFailed(PAYMENT_ID, f"stripe:{name}", vnd(amount), "declined")
+
+
+def disputed(amount: int, *, withdrawn: bool = False) -> Disputed:
+    return Disputed(PAYMENT_ID, "stripe:dp_1", vnd(amount), withdrawn)
+
+
+def closed(outcome: Any, amount: int) -> DisputeClosed:
+    return DisputeClosed(PAYMENT_ID, "stripe:dp_1", outcome, vnd(amount), outcome == "lost")
+
+
+# What is lost, and what comes first after the restore, with what the account then has.
+STORIES: dict[str, tuple[list[PaymentFact], list[PaymentFact], int]] = {
+    "a dispute after a lost refund": ([refunded("re_1", 30_000)], [disputed(PRICE, withdrawn=True)], 0),
+    "a refund after a lost refund": ([refunded("re_1", 30_000)], [refunded("re_2", 90_000)], 0),
+    "a lost refund fails": ([refunded("re_1", 30_000)], [failed("re_1", 30_000)], PRICE),
+    "a lost failure": ([refunded("re_1", 30_000), failed("re_1", 30_000)], [refunded("re_2", PRICE)], 0),
+    "a refund after a lost dispute": ([disputed(PRICE, withdrawn=True)], [refunded("re_1", 30_000)], 0),
+    "a lost dispute is won": (
+        [refunded("re_1", 30_000), disputed(PRICE, withdrawn=True)],
+        [closed("won", PRICE)],
+        70_000,
+    ),
+    "a lost dispute of which a part could be held": (
+        [refunded("re_1", 30_000), disputed(PRICE), disputed(PRICE, withdrawn=True)],
+        [failed("re_1", 30_000)],
+        0,
+    ),
+    "a lost end of a dispute": (
+        [disputed(PRICE), closed("lost", PRICE)],
+        [refunded("re_1", 30_000)],
+        0,
+    ),
+    "all is told again": (
+        [refunded("re_1", 30_000), disputed(50_000, withdrawn=True), closed("won", 50_000)],
+        [closed("won", 50_000), disputed(50_000, withdrawn=True), refunded("re_1", 30_000, state="succeeded")],
+        70_000,
+    ),
+}
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["the order is known", "the order is lost"])
+@pytest.mark.parametrize("story", list(STORIES))
+async def test_a_fact_that_comes_before_all_others_meets_what_was_told(
+    restoring: Restoring, story: str, *, is_known: bool
+) -> None:
+    lost_facts, next_facts, expected = STORIES[story]
+    async with restoring.before() as shop:
+        if is_known:
+            order = await shop.order(str(PRICE))
+    async with restoring.lost() as shop:
+        if not is_known:
+            order = await shop.order(str(PRICE))
+        await shop.apply(paid(order, PAYMENT_ID))
+        for fact in lost_facts:
+            await shop.apply(fact)
+        was = await shop.rows(STATE)
+        state = await shop.state(order)
+    async with restoring.after() as shop:
+        assert await shop.rows(STATE) == was
+        assert not is_known or await shop.state(order) == state
+        assert await shop.told() == []
+        for fact in next_facts:
+            await shop.apply(fact)
+        assert await ledger(restoring, shop) == expected
+        # What is lost comes again from the provider, and changes nothing.
+        for fact in (*lost_facts, *next_facts):
+            await shop.apply(fact)
+        assert await ledger(restoring, shop) == expected
+
+
+async def test_what_an_older_version_told_is_adopted_too(restoring: Restoring) -> None:
+    """It did not say how much of the customer's money went: the credit that it took says so."""
+    async with restoring.before() as shop:
+        await shop.service.rates.publish(Rate("USD", "VND", parse_rate("26123.4567"), date(2027, 1, 15)), "anna")
+        quote = await shop.service.rates.quote("vn", Money(10_000_000, "USD"))
+        order = await shop.order("10", currency="USD", quote_id=quote.quote_id)
+        await shop.apply(paid(order, PAYMENT_ID))
+    facts: list[Fact] = [
+        Refunded(PAYMENT_ID, "stripe:re_1", Money(3_330_000, "USD"), "pending"),
+        Refunded(PAYMENT_ID, "stripe:re_2", Money(1_110_000, "USD"), "pending"),
+        Disputed(PAYMENT_ID, "stripe:dp_1", Money(2_220_000, "USD"), withdrawn=True),
+    ]
+    async with restoring.lost() as shop:
+        for fact in facts:
+            await shop.apply(fact)
+        was = await shop.rows(STATE)
+    for number, record in enumerate(restoring.told):
+        event = orjson.loads(record.value or b"")
+        event["data"] = {
+            name: value for name, value in event["data"].items() if name[:8] not in ("refunded", "disputed")
+        }
+        restoring.told[number] = type(record)(record.partition, record.offset, orjson.dumps(event), record.headers)
+    async with restoring.after() as shop:
+        assert await shop.rows(STATE) == was
+
+
+async def test_what_an_operator_credited_is_credited_after_the_restore(restoring: Restoring) -> None:
+    async with restoring.before() as shop:
+        order = await shop.order(str(PRICE))
+        await shop.apply(paid(order, PAYMENT_ID, money=vnd(90_000)))
+    async with restoring.lost() as shop:
+        [(item_id,)] = await shop.rows("select item_id from queue_item")
+        word = SettlementWish("credit", "he called", "anna", vnd(90_000).amount_micros)
+        await shop.service.settlement.settle(item_id, word)
+        await shop.apply(refunded("re_1", 20_000))
+    async with restoring.after() as shop:
+        assert await shop.state(order) == "paid"
+        assert await shop.rows("select resolution from queue_item") == [("credit",)]
+        await shop.apply(refunded("re_2", 30_000))
+        assert await ledger(restoring, shop) == 40_000
+
+
+@pytest.mark.parametrize("reason", ["card_declined", "expired"])
+async def test_an_order_that_was_told_as_failed_has_failed(restoring: Restoring, reason: str) -> None:
+    async with restoring.before() as shop:
+        order = await shop.order(str(PRICE))
+    async with restoring.lost() as shop:
+        expired = reason == "expired"
+        await shop.apply(Expired(order.order_id) if expired else Declined(order.order_id, reason, final=True))
+    async with restoring.after() as shop:
+        assert await shop.state(order) == ("expired" if reason == "expired" else "failed")
+        await shop.apply(Expired(order.order_id))
+        assert await shop.told() == []
+
+
+@pytest.mark.parametrize("is_known", [True, False], ids=["the order is known", "the order is lost"])
+async def test_refunds_of_vnpay_come_back_from_what_was_told(restoring: Restoring, *, is_known: bool) -> None:
+    """VNPay lists none, and a sweep of its events brings nothing."""
+    provider: ProviderName = "vnpay"
+    async with restoring.before() as shop:
+        if is_known:
+            order = await shop.order(str(PRICE), provider=provider)
+    async with restoring.lost() as shop:
+        if not is_known:
+            order = await shop.order(str(PRICE), provider=provider)
+        payment_id = f"vnpay:{order.order_id.replace('-', '')}:14422574"
+        await shop.apply(paid(order, payment_id), provider=provider)
+        wish = RefundWish(payment_id, vnd(80_000).amount_micros, "a reason", "kim", "key")
+
+        async def refund(asked: Any) -> Fact:
+            return Refunded(payment_id, f"vnpay:{asked.request_id}", asked.money, "pending")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shop.vnpay, "refund", refund)
+            made = await shop.service.refunds.refund(wish)
+        shop.clock.set(shop.clock.now_us() + MINUTE_US)
+    async with restoring.after() as shop:
+        again = await shop.service.refunds.refund(wish)
+        assert (again.refund_id, shop.vnpay.refunds) == (made.refund_id, {})
+        with pytest.raises(Refusal, match="refund-exceeds-payment"):
+            await shop.service.refunds.refund(
+                RefundWish(payment_id, vnd(80_000).amount_micros, "a reason", "kim", "another key")
+            )
+        assert await ledger(restoring, shop) == 20_000
+
+
+async def test_an_event_that_cannot_be_adopted_is_listed_and_keeps_nobody_out(
+    restoring: Restoring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with restoring.before() as shop:
+        order = await shop.order(str(PRICE))
+    async with restoring.lost() as shop:
+        await shop.apply(paid(order, PAYMENT_ID))
+        await shop.apply(refunded("re_1", 30_000))
+
+    def fail(*_arguments: object) -> PaymentFact:
+        raise ValueError("no such fact")
+
+    monkeypatch.setattr("services.payment.app.recovery.reversal_of", fail)
+    async with restoring.after() as shop:
+        rows = await shop.rows("select kind, item from restore_lost order by 1")
+        assert rows == [("event", "refunded/stripe:re_1"), ("refund", "stripe:re_1")]
