@@ -93,7 +93,7 @@ async def run_payment(shared: SharedSettings, settings: PaymentSettings, clock: 
         restores = Restores(loop_pool, clock, reader, relay, service="payment", topics=(PAYMENT_EVENTS,))
         await restores.run(PaymentRecovery(reader, clock, shared.shards))
         await _supervise(
-            service, loop_pool, relay, edges, shared, settings, Registrations(loop_pool, clock, balance)
+            service, loop_pool, relay, edges, shared, settings, Registrations(loop_pool, clock, balance, shared)
         ).run()
 
 

@@ -14,6 +14,8 @@ from shared.topics import PAYMENT_EVENTS
 from tests.payment.shop import SHARDS, Shop, open_shop
 from tests.support.databases import Databases
 
+INCARNATIONS_MAX = 2
+
 
 class Topic(TopicReader):
     """A topic with the records that a relay sent of an outbox."""
@@ -34,7 +36,7 @@ class Topic(TopicReader):
 
 @dataclass
 class Restoring:
-    """`before`: up to the backup; `lost`: what the backup does not know; `after`: started on the backup."""
+    """`before`: up to the backup; `lost`: what the backup does not know; `after`: started on a copy of the backup."""
 
     databases: Databases
     name: str
@@ -42,9 +44,9 @@ class Restoring:
     now_us: int = 0
     told: list[FoundRecord] = field(default_factory=list)
 
-    @property
-    def dump(self) -> str:
-        return f"{self.name}_dump"
+    def dump(self, incarnation: int) -> str:
+        """The backup (0), and the copy of it on which an incarnation starts."""
+        return f"{self.name}_dump{incarnation}"
 
     @contextlib.asynccontextmanager
     async def before(self, **settings: Any) -> AsyncIterator[Shop]:
@@ -52,7 +54,7 @@ class Restoring:
         async with open_shop(self.app_url, **settings) as shop:
             yield shop
             self.now_us = shop.clock.now_us()
-        await self.databases.copy(self.name, self.dump)
+        await self.databases.copy(self.name, self.dump(0))
 
     @contextlib.asynccontextmanager
     async def lost(self, **settings: Any) -> AsyncIterator[Shop]:
@@ -61,15 +63,19 @@ class Restoring:
             shop.clock.set(self.now_us)
             yield shop
             self.now_us = shop.clock.now_us()
-            rows = await shop.rows("select stream, seq, value from outbox order by stream, seq")
-        for stream, seq, value in rows:
+            await self.publish(shop)
+
+    async def publish(self, shop: Shop) -> None:
+        """Send what is in a shop's outbox, behind what was sent before."""
+        for stream, seq, value in await shop.rows("select stream, seq, value from outbox order by stream, seq"):
             headers = {STREAM_HEADER: b"%d" % stream, SEQ_HEADER: b"%d" % seq}
             self.told.append(FoundRecord(stream, seq, bytes(value), headers))
 
     @contextlib.asynccontextmanager
     async def after(self, incarnation: int = 1, **settings: Any) -> AsyncIterator[Shop]:
         """Start on the backup, as a service does before any of its loops."""
-        async with open_shop(self.app_url.replace(self.name, self.dump), **settings) as shop:
+        await self.databases.copy(self.dump(0), self.dump(incarnation))
+        async with open_shop(self.app_url.replace(self.name, self.dump(incarnation)), **settings) as shop:
             shop.clock.set(self.now_us)
             restore = Restore(incarnation, "another server", self.now_us, self.now_us)
             recovery = PaymentRecovery(Topic(self.told), shop.clock, SHARDS)
@@ -88,5 +94,5 @@ async def open_restoring(databases: Databases) -> AsyncIterator[Restoring]:
     try:
         yield made
     finally:
-        for database in (name, made.dump):
+        for database in (name, *map(made.dump, range(INCARNATIONS_MAX + 1))):
             await databases.drop(database)

@@ -14,7 +14,7 @@ from services.payment.store.restores import mark_open_orders
 from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.db import transaction
 from shared.errors import Refusal, TransientFault
-from tests.payment.shop import START_US, Shop, open_shop, paid, vnd
+from tests.payment.shop import START_US, Shop, make_shared, open_shop, paid, vnd
 
 TODAY = date(2027, 1, 15)
 USD_VND = Rate("USD", "VND", parse_rate("25400.5"), TODAY)
@@ -200,7 +200,7 @@ async def test_an_order_that_balance_fails_over_holds_up_no_other_attempt(shop: 
 async def test_an_order_that_balance_fails_over_holds_up_no_registration_after_a_restore(shop: Shop) -> None:
     orders = sorted([(await shop.order()).order_id, (await shop.order()).order_id])
     shop.balance.registered.clear()
-    registrations = Registrations(shop.service.pool, shop.clock, shop.service.reconciler.balance)
+    registrations = Registrations(shop.service.pool, shop.clock, shop.service.reconciler.balance, make_shared())
     async with transaction(shop.service.pool) as connection:
         assert await mark_open_orders(connection) == 2
     shop.balance.fails_over = {orders[0]}

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TypedDict
 
 from services.payment.app.facts import Cause, FactApplier
-from services.payment.app.topups import AUTOMATIC_KEYS, TopUpRequest, TopUps
+from services.payment.app.topups import AUTOMATIC_KEYS, TopUpRequest, TopUps, automatic_request
 from services.payment.balance_client import BalanceClient
 from services.payment.events import suspension_message
 from services.payment.metrics import AUTO_TOP_UPS
@@ -24,7 +24,7 @@ from services.payment.rules.auto_top_up import (
     is_too_old,
 )
 from services.payment.rules.currencies import payable_micros
-from services.payment.rules.facts import Declined, Fact, Paid
+from services.payment.rules.facts import Declined, Fact, Money, Paid
 from services.payment.rules.sending import SEND_WITHIN_US, check_goes_at_once
 from services.payment.store.auto_top_ups import (
     SET_ASIDE_KIND,
@@ -39,7 +39,7 @@ from services.payment.store.auto_top_ups import (
     load_agreement,
     load_attempt,
     load_attempts,
-    load_last_attempt_number,
+    load_next_attempt_number,
     load_open_attempts,
     load_open_attempts_of,
     load_saved_card,
@@ -272,9 +272,8 @@ class AutoTopUps:
             )
             if not isinstance(decision, Charge):
                 return None
-            number = await load_last_attempt_number(connection, region, tenant_id) + 1
-            amount = format_micros(decision.amount_micros)
-            request = TopUpRequest(region, tenant_id, amount, currency, PROVIDER, f"{AUTOMATIC_KEYS}{number}")
+            number = await load_next_attempt_number(connection, region, tenant_id)
+            request = automatic_request(region, tenant_id, number, Money(decision.amount_micros, currency))
             await self._topups.insert(connection, request)
             await mark_attempted(connection, request.order_id)
             attempt = Attempt(now_us, decision.amount_micros, "open")

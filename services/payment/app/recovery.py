@@ -10,9 +10,11 @@ saved card is charged.
 from collections.abc import Sequence
 
 from services.payment.app.facts import Cause, FactApplier
-from services.payment.balance_client import BalanceClient
+from services.payment.app.lost_charges import LostCharge, make_again, number_charges
+from services.payment.balance_client import BalanceClient, PendingOrder
 from services.payment.events import suspension_message
 from services.payment.providers import ProviderName
+from services.payment.rules.facts import Money
 from services.payment.rules.told import failure_of, paid_of, reversal_of
 from services.payment.store.orders import lock_order
 from services.payment.store.payments import Holder, NewPayment, insert_payments, load_payment, lock_payment_ids
@@ -33,6 +35,7 @@ from shared.outbox import append_messages
 from shared.own_records import read_own_events
 from shared.restore_records import Lost, Restore, insert_lost, load_restores
 from shared.restores import Offsets, Recovery
+from shared.settings import SharedSettings
 from shared.topic_reader import TopicReader
 from shared.topics import PAYMENT_EVENTS
 
@@ -51,6 +54,7 @@ class PaymentRecovery(Recovery):
         """Adopt what was told, list what was lost, and suspend automatic top-ups."""
         told = await self._read_told(starts)
         unknown = await find_unknown_orders(connection, [name for event in told if (name := _order_of(event))])
+        unknown -= await self._make_charges_again(connection, told, unknown)
         await self._adopt_payments(connection, told, unknown, restore.restored_at_us)
         lost = [_lost("event", event.id, event) for event in told if not await self._adopt(connection, event)]
         # Who asked for a refund, and why, is lost; an operator should not ask again.
@@ -77,6 +81,22 @@ class PaymentRecovery(Recovery):
             if event is not None:
                 told.setdefault(event.id, event)
         return list(told.values())
+
+    async def _make_charges_again(
+        self, connection: Connection, told: Sequence[PaymentEvent], unknown: set[str]
+    ) -> set[str]:
+        """Make the orders of lost charges of saved cards again that were paid; answer them."""
+        orders: dict[tuple[str, str], set[str]] = {}
+        for event in told:
+            if (order_id := _order_of(event)) in unknown and order_id is not None:
+                orders.setdefault((event.data.region, event.data.tenant_id), set()).add(order_id)
+        numbers = await number_charges(connection, orders)
+        charges = [
+            LostCharge(data.region, data.tenant_id, numbers[data.order_id], paid_of(event).money, event.time)
+            for event in told
+            if isinstance(event, PaymentCaptured) and (data := event.data).order_id in numbers
+        ]
+        return set(await make_again(connection, charges, "paid", self._shards))
 
     async def _adopt_payments(
         self, connection: Connection, told: Sequence[PaymentEvent], unknown_orders: set[str], now_us: int
@@ -152,10 +172,11 @@ def _lost(kind: str, item: str, event: PaymentEvent) -> Lost:
     return Lost(kind, item, event.data.region, event.data.tenant_id, event.time, detail)
 
 
-async def list_unknown_orders(pool: Pool, balance: BalanceClient) -> int:
+async def list_unknown_orders(pool: Pool, balance: BalanceClient, settings: SharedSettings) -> int:
     """After a restore, list the orders that are pending at balance and not known here; answer how many.
 
-    Raises TransientFault while balance is out of reach.
+    Charges of saved cards are made again: what became of them is asked. Raises TransientFault while balance is out of
+    reach.
     """
     async with transaction(pool) as connection:
         restore = next(iter(await load_restores(connection)), None)
@@ -165,18 +186,40 @@ async def list_unknown_orders(pool: Pool, balance: BalanceClient) -> int:
     async for page in balance.list_pending_orders():
         async with transaction(pool) as connection:
             unknown = await find_unknown_orders(connection, [order.order_id for order in page])
-            lost = [
-                Lost(
-                    "order",
-                    order.order_id,
-                    order.region,
-                    order.tenant_id,
-                    order.registered_at_us,
-                    {"provider": order.provider, "credit_micros": order.credit_micros, "attempted": order.attempted},
-                )
-                for order in page
-                if order.order_id in unknown
-            ]
+            unknown -= await _make_open_charges_again(
+                connection, [order for order in page if order.order_id in unknown], settings
+            )
+            lost = [_lost_order(order) for order in page if order.order_id in unknown]
             await insert_lost(connection, restore.incarnation, lost)
             found += len(lost)
     return found
+
+
+async def _make_open_charges_again(
+    connection: Connection, orders: Sequence[PendingOrder], settings: SharedSettings
+) -> set[str]:
+    """Keep lost charges as attempts of open outcome, whose loop asks the provider; answer their orders."""
+    charged = [
+        order for order in orders if order.attempted and order.provider == "stripe" and order.region in settings.regions
+    ]
+    by_account: dict[tuple[str, str], set[str]] = {}
+    for order in charged:
+        by_account.setdefault((order.region, order.tenant_id), set()).add(order.order_id)
+    numbers = await number_charges(connection, by_account)
+    charges = [
+        LostCharge(
+            order.region,
+            order.tenant_id,
+            numbers[order.order_id],
+            Money(order.credit_micros, settings.regions[order.region].currency),
+            order.registered_at_us,
+        )
+        for order in charged
+        if order.order_id in numbers
+    ]
+    return set(await make_again(connection, charges, "open", settings.shards))
+
+
+def _lost_order(order: PendingOrder) -> Lost:
+    detail = {"provider": order.provider, "credit_micros": order.credit_micros, "attempted": order.attempted}
+    return Lost("order", order.order_id, order.region, order.tenant_id, order.registered_at_us, detail)

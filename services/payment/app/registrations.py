@@ -12,6 +12,7 @@ from shared.errors import RecordError, Refusal
 from shared.events.service import ServiceRestored, read_service_event
 from shared.log import get_logger
 from shared.set_aside import describe_error, release, set_aside
+from shared.settings import SharedSettings
 from shared.topics import SERVICE_EVENTS
 
 logger = get_logger(__name__)
@@ -24,8 +25,9 @@ SET_ASIDE_KIND = "registration"
 class Registrations:
     """`hear` notes in the consumer's transaction what is to be registered, `run` registers it."""
 
-    def __init__(self, pool: Pool, clock: Clock, balance: BalanceClient) -> None:
+    def __init__(self, pool: Pool, clock: Clock, balance: BalanceClient, settings: SharedSettings) -> None:
         self._pool = pool
+        self._settings = settings
         self._clock = clock
         self._balance = balance
         self._heard = asyncio.Event()
@@ -47,7 +49,7 @@ class Registrations:
 
     async def run(self) -> None:
         """Register again until cancelled. Raises TransientFault while balance is out of reach."""
-        unknown = await list_unknown_orders(self._pool, self._balance)
+        unknown = await list_unknown_orders(self._pool, self._balance, self._settings)
         if unknown:
             logger.error("registrations.unknown_orders", orders=unknown)
         while True:

@@ -27,7 +27,7 @@ from shared.clock import SECOND_US
 from shared.db import Connection, transaction
 from shared.errors import Refusal
 from shared.ids import content_hash, fact_id, shard_of
-from shared.money import AMOUNT_MICROS_MAX, parse_micros
+from shared.money import AMOUNT_MICROS_MAX, format_micros, parse_micros
 
 # Keys that begin so name the charges of saved cards. No customer's do: the card would be charged for that order.
 AUTOMATIC_KEYS: Final = "auto-top-up/"
@@ -59,6 +59,12 @@ class TopUpRequest:
     def request_hash(self) -> bytes:
         body = {name: value for name, value in asdict(self).items() if name != "payer_ip"}
         return content_hash(orjson.dumps(body, option=orjson.OPT_SORT_KEYS))
+
+
+def automatic_request(region: str, tenant_id: str, number: int, money: Money) -> TopUpRequest:
+    """What the account's charge of that number orders: `money` in the account's currency."""
+    amount, key = format_micros(money.amount_micros), f"{AUTOMATIC_KEYS}{number}"
+    return TopUpRequest(region, tenant_id, amount, money.currency, "stripe", key)
 
 
 @dataclass(frozen=True, slots=True)

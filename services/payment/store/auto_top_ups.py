@@ -9,6 +9,7 @@ import orjson
 
 from services.payment.rules.auto_top_up import Attempt, AttemptState, AutoTopUp, SuspensionReason
 from services.payment.rules.facts import SavedCard
+from services.payment.store.restores import load_incarnation
 from shared.db import Connection
 
 
@@ -54,10 +55,19 @@ _COLUMNS = """
     region, tenant_id, threshold_micros, target_micros, daily_cap_micros, monthly_cap_micros, suspended_reason,
     card_customer, card_method, enabled, suspensions, agreement_number
 """
+# What was given up and paid all the same is paid. A restore may have lost that an attempt from before it was sent.
 _ATTEMPT = """
-    order_id, region, tenant_id, number, at, amount_micros, state, agreement_number, card_customer, card_method,
-    sent_at, tried_at
+    a.order_id, a.region, a.tenant_id, a.number, a.at, a.amount_micros,
+    case when a.state in ('withdrawn', 'declined') and exists (
+        select from payment p where p.order_id = a.order_id and p.credit_micros is not null
+      ) then 'paid' else a.state end as state,
+    a.agreement_number, a.card_customer, a.card_method,
+    coalesce(a.sent_at, case when exists (select from restore_record r where r.restored_at >= a.at) then a.at end)
+      as sent_at,
+    a.tried_at
 """
+# Numbers of a lost future are passed over: they name charges that happened.
+ATTEMPTS_PER_INCARNATION: Final = 1_000_000
 # What the loop over accounts and open attempts calls an account that it has to leave out (shared.set_aside).
 SET_ASIDE_KIND: Final = "auto-top-up"
 
@@ -172,8 +182,8 @@ async def load_attempts(connection: Connection, region: str, tenant_id: str, sin
     """Attempts since an instant and all that are open, newest first."""
     rows = await connection.fetch(
         f"""
-        select {_ATTEMPT} from auto_top_up_attempt
-        where (region, tenant_id) = ($1, $2) and (at >= $3 or state = 'open') order by number desc
+        select {_ATTEMPT} from auto_top_up_attempt a
+        where (a.region, a.tenant_id) = ($1, $2) and (a.at >= $3 or a.state = 'open') order by a.number desc
         """,  # noqa: S608 - constants
         region,
         tenant_id,
@@ -188,10 +198,10 @@ async def load_open_attempts(
     """A page of open attempts, oldest first; without those of accounts that are set aside."""
     rows = await connection.fetch(
         f"""
-        select {_ATTEMPT} from auto_top_up_attempt
-        where state = 'open' and (at, order_id) > ($1, $2)
-          and region || '/' || tenant_id not in (select item from set_aside where kind = $4 and next_at > $5)
-        order by at, order_id limit $3
+        select {_ATTEMPT} from auto_top_up_attempt a
+        where a.state = 'open' and (a.at, a.order_id) > ($1, $2)
+          and a.region || '/' || a.tenant_id not in (select item from set_aside where kind = $4 and next_at > $5)
+        order by a.at, a.order_id limit $3
         """,  # noqa: S608 - constants
         *after,
         limit,
@@ -205,8 +215,8 @@ async def load_open_attempts_of(connection: Connection, region: str, tenant_id: 
     """The open attempts of an account, locked; the caller has locked its agreement."""
     rows = await connection.fetch(
         f"""
-        select {_ATTEMPT} from auto_top_up_attempt
-        where (region, tenant_id) = ($1, $2) and state = 'open' order by number for update
+        select {_ATTEMPT} from auto_top_up_attempt a
+        where (a.region, a.tenant_id) = ($1, $2) and a.state = 'open' order by a.number for update of a
         """,  # noqa: S608 - constants
         region,
         tenant_id,
@@ -215,7 +225,7 @@ async def load_open_attempts_of(connection: Connection, region: str, tenant_id: 
 
 
 async def load_attempt(connection: Connection, order_id: str) -> StoredAttempt | None:
-    query = f"select {_ATTEMPT} from auto_top_up_attempt where order_id = $1"  # noqa: S608 - constants
+    query = f"select {_ATTEMPT} from auto_top_up_attempt a where a.order_id = $1"  # noqa: S608 - constants
     row = await connection.fetchrow(query, order_id)
     return None if row is None else _read_attempt(row)
 
@@ -294,6 +304,13 @@ async def load_last_attempt_number(connection: Connection, region: str, tenant_i
             tenant_id,
         )
     )
+
+
+async def load_next_attempt_number(connection: Connection, region: str, tenant_id: str) -> int:
+    """A number that no attempt of the account has, nor had before a restore."""
+    last = await load_last_attempt_number(connection, region, tenant_id)
+    incarnation = await load_incarnation(connection)
+    return max(last, incarnation * ATTEMPTS_PER_INCARNATION) + 1
 
 
 async def insert_attempt(connection: Connection, found: StoredAttempt) -> None:

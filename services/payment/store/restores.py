@@ -69,6 +69,11 @@ async def suspend_agreements(connection: Connection, incarnation: int, now_us: i
     return [(row["region"], row["tenant_id"], row["suspensions"]) for row in rows]
 
 
+async def load_incarnation(connection: Connection) -> int:
+    """The incarnation that the last restore of this database began; 0 before the first."""
+    return int(await connection.fetchval("select coalesce(max(incarnation), 0) from restore_record"))
+
+
 async def may_lack_refunds(connection: Connection, payment_id: str) -> bool:
     """Whether a restore may have lost refunds of a payment: it was paid before the database was set back."""
     return bool(
