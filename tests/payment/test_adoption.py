@@ -1,6 +1,8 @@
 """A restored payment adopts all that it told: what comes next meets the rows that it would have met."""
 
+import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from services.payment.app.refunds import RefundWish
 from services.payment.app.settlement import SettlementWish
+from services.payment.app.topups import TopUpRequest
 from services.payment.providers import ProviderName
 from services.payment.rules.conversion import Rate, parse_rate
 from services.payment.rules.facts import (
@@ -18,6 +21,7 @@ from services.payment.rules.facts import (
     Expired,
     Fact,
     Money,
+    Paid,
     PaymentFact,
     Refunded,
     RefundFailed,
@@ -252,3 +256,109 @@ async def test_an_event_that_cannot_be_adopted_is_listed_and_keeps_nobody_out(
     async with restoring.after() as shop:
         rows = await shop.rows("select kind, item from restore_lost order by 1")
         assert rows == [("event", "refunded/stripe:re_1"), ("refund", "stripe:re_1")]
+
+
+async def play_lost_order(restoring: Restoring, *facts: PaymentFact) -> TopUpRequest:
+    """Let an order be made, paid and credited after the backup, and lost."""
+    async with restoring.before():
+        pass
+    async with restoring.lost() as shop:
+        request = shop.request(str(PRICE))
+        order = await shop.service.topups.create_for_customer(request)
+        await shop.apply(paid(order, PAYMENT_ID))
+        for fact in facts:
+            await shop.apply(fact)
+    return request
+
+
+@pytest.mark.parametrize(
+    ("facts", "state"),
+    [((), "credited"), ((refunded("re_1", PRICE),), "refunded"), ((disputed(PRICE),), "disputed")],
+)
+async def test_a_repeat_of_a_request_that_was_paid_and_lost_shows_it_paid(
+    restoring: Restoring, facts: tuple[PaymentFact, ...], state: str
+) -> None:
+    request = await play_lost_order(restoring, *facts)
+    async with restoring.after() as shop:
+        await shop.acknowledge(PAYMENT_ID)
+        answers = [await shop.service.topups.create_for_customer(request) for _ in range(2)]
+        answers += await asyncio.gather(*(shop.service.topups.create_for_customer(request) for _ in range(3)))
+        for order in answers:
+            assert (order.order_id, order.state, order.payment_id) == (request.order_id, state, PAYMENT_ID)
+        # Nothing of it can be paid again, and nothing is told.
+        assert (shop.stripe.opened, shop.balance.registered, await shop.told()) == ([], {}, [])
+        assert await shop.rows("select order_id, unknown_order_id from payment") == [(request.order_id, None)]
+        assert await shop.apply(paid(answers[0], PAYMENT_ID)) == "repeated"
+        # Another order under this key is none.
+        with pytest.raises(Refusal, match="idempotency-key-reused"):
+            await shop.service.topups.create_for_customer(replace(request, amount="90000"))
+
+
+async def test_another_request_under_the_key_of_a_lost_one_takes_no_payment(restoring: Restoring) -> None:
+    request = await play_lost_order(restoring)
+    async with restoring.after() as shop:
+        for wish in (replace(request, amount="90000"), replace(request, provider="vnpay")):
+            with pytest.raises(Refusal, match="idempotency-key-reused"):
+                await shop.service.topups.create_for_customer(wish)
+        assert await shop.rows("select count(*) from payment_order") == [(0,)]
+
+
+async def test_a_lost_order_in_another_currency_needs_no_quote_to_be_shown(restoring: Restoring) -> None:
+    """The quote was lost with it; what was credited says at which rate."""
+    async with restoring.before():
+        pass
+    async with restoring.lost() as shop:
+        await shop.service.rates.publish(Rate("USD", "VND", parse_rate("25400.5"), date(2027, 1, 15)), "anna")
+        quote = await shop.service.rates.quote("vn", Money(10_000_000, "USD"))
+        request = shop.request("10", currency="USD", quote_id=quote.quote_id)
+        was = await shop.service.topups.create_for_customer(request)
+        await shop.apply(paid(was, PAYMENT_ID))
+    async with restoring.after() as shop:
+        order = await shop.service.topups.create_for_customer(request)
+        assert (order.state, order.credit_micros, order.money) == ("paid", was.credit_micros, was.money)
+        assert (order.rate_e12, order.rate_date) == (was.rate_e12, was.rate_date)
+
+
+async def test_money_of_a_lost_order_that_nobody_was_told_of_is_credited_when_the_request_is_repeated(
+    restoring: Restoring,
+) -> None:
+    """Its payment came after the restore only, and waits for an operator."""
+    async with restoring.before():
+        pass
+    async with restoring.lost() as shop:
+        request = shop.request(str(PRICE))
+        order = await shop.service.topups.create_for_customer(request)
+    async with restoring.after() as shop:
+        assert await shop.apply(paid(order, PAYMENT_ID)) == "unknown"
+        again = await shop.service.topups.create_for_customer(request)
+        assert (again.state, again.payment_id, shop.stripe.opened) == ("paid", PAYMENT_ID, [])
+        assert await shop.told() == [f"captured/{PAYMENT_ID}"]
+        assert await shop.rows("select resolution from queue_item") == [("credit",)]
+
+
+async def test_money_that_is_not_what_is_asked_waits_for_an_operator_still(restoring: Restoring) -> None:
+    async with restoring.before():
+        pass
+    async with restoring.after() as shop:
+        request = shop.request(str(PRICE))
+        stray = Paid(request.order_id, PAYMENT_ID, vnd(90_000), 1_800_000_000_000_000, None, "ref")
+        assert await shop.apply(stray) == "unknown"
+        order = await shop.service.topups.create_for_customer(request)
+        assert (order.state, await shop.told()) == ("pending", [])
+        assert await shop.rows("select resolution from queue_item") == [(None,)]
+
+
+async def test_a_repeat_of_a_request_that_failed_and_was_lost_has_failed(restoring: Restoring) -> None:
+    async with restoring.before():
+        pass
+    async with restoring.lost() as shop:
+        request = shop.request(str(PRICE))
+        order = await shop.service.topups.create_for_customer(request)
+        await shop.apply(Declined(order.order_id, "card_declined", final=True))
+    async with restoring.after() as shop:
+        with pytest.raises(Refusal, match="order-ended"):
+            await shop.service.topups.create_for_customer(request)
+        assert await shop.state(order) == "failed"
+        assert (await shop.told(), shop.balance.registered) == ([], {})
+        # The money decides, whenever it comes.
+        assert await shop.apply(paid(order, PAYMENT_ID)) == "applied"

@@ -9,7 +9,7 @@ from functools import partial
 
 from services.payment.events import Account, payment_message
 from services.payment.providers import ProviderName
-from services.payment.rules.decision import Decision, OrderFailed, Outcome, Queued, Told
+from services.payment.rules.decision import Capture, Decision, OrderFailed, Outcome, Queued, Told
 from services.payment.rules.facts import Attempted, Declined, Expired, Fact, Paid, PaymentFact
 from services.payment.rules.orders import decide_order_fact, decide_paid, follow_uncredited, settle_credit
 from services.payment.rules.reversals import Payment, decide_reversal, derive_state
@@ -37,10 +37,11 @@ from services.payment.store.payments import (
     insert_payments,
     load_payment,
     lock_payment_ids,
+    tie_payment,
     upsert_dispute,
     upsert_refund,
 )
-from services.payment.store.queue import insert_items, settle_refunded
+from services.payment.store.queue import insert_items, settle_credited, settle_refunded
 from shared.clock import Clock
 from shared.db import Connection, is_transient, past_races
 from shared.outbox import Message, append_messages
@@ -134,6 +135,32 @@ class FactApplier:
         account = Account(holder.region, holder.tenant_id, stored.provider, holder.account_currency, stored.order_id)
         work.tell(account, decision.told)
         await append_messages(connection, work.messages, work.now_us)
+
+    @property
+    def silent(self) -> "FactApplier":
+        """The same, for what was told already."""
+        return FactApplier(self._clock, self._shards, tell=False)
+
+    async def take_payment(self, connection: Connection, order_id: str, payment_id: str) -> None:
+        """Give an order that is known again its payment; the caller holds the payment's id.
+
+        What is credited stays so. What waits for an operator, as nobody knew its order, is credited as was agreed now.
+        """
+        order, stored = await lock_order(connection, order_id), await load_payment(connection, payment_id)
+        assert order is not None
+        assert stored is not None, "payments are never deleted"
+        payment = stored.payment
+        if order.payment_id is not None or (payment.credit_micros is None and not _is_as_agreed(payment, order)):
+            return
+        await tie_payment(connection, payment_id, order_id)
+        cause = Cause(order.provider, "its payment came before it was known again")
+        if payment.credit_micros is None:
+            holder = Holder(order.region, order.tenant_id, order.account_currency)
+            await self.credit_kept(connection, stored, order, holder, order.credit_micros, cause)
+            await settle_credited(connection, payment_id, order.credit_micros, cause.name, self._clock.now_us())
+            return
+        work = _Work(connection, self._clock.now_us(), self._shards, tells=False)
+        await work.take_payment(order, payment, cause.name)
 
     async def change_order(self, connection: Connection, order: StoredOrder, decision: Decision, cause: Cause) -> None:
         """Save what was decided of a locked order otherwise, and tell it."""
@@ -306,6 +333,14 @@ class _Work:
         await self.save_order(order, decision, cause)
         self.tell(_account_of(order), decision.told)
 
+    async def take_payment(self, order: StoredOrder, payment: Payment, cause: str) -> None:
+        """Let a credited payment be the one of its order, and the order stand where that stands."""
+        capture = Capture(payment.payment_id, payment.credit_micros)
+        await self.save_order(order, Decision("applied", state="paid", attempted=True, capture=capture), cause)
+        taken = await lock_order(self._connection, order.order_id)
+        assert taken is not None
+        await self._follow(taken, payment, cause)
+
     async def save_order(self, order: StoredOrder, decision: Decision, cause: str) -> None:
         """Save what a decision changes of its locked order."""
         await self._save_orders([(order, decision, cause)])
@@ -344,6 +379,11 @@ def _change(order: StoredOrder, decision: Decision) -> Change:
         order.failure_told or any(isinstance(item, OrderFailed) for item in decision.told),
         capture.payment_id if is_main and capture is not None else order.payment_id,
     )
+
+
+def _is_as_agreed(payment: Payment, order: StoredOrder) -> bool:
+    """Whether a payment that nobody was credited for is what an order asks for, and nothing of it went back."""
+    return payment.paid == order.money and not payment.refunds and not payment.disputes
 
 
 def _account_of(order: StoredOrder) -> Account:

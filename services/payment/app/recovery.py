@@ -167,7 +167,8 @@ def _payment(event: PaymentCaptured) -> NewPayment:
 
 def _lost(kind: str, item: str, event: PaymentEvent) -> Lost:
     data = event.data.model_dump()
-    names = ("provider", "payment_id", "order_id", "refund_id", "amount_micros", "paid_micros", "paid_currency")
+    money = ("amount_micros", "paid_micros", "paid_currency")
+    names = ("provider", "payment_id", "order_id", "refund_id", "reason", *money)
     detail = {"type": event.type, **{name: data[name] for name in names if name in data}}
     return Lost(kind, item, event.data.region, event.data.tenant_id, event.time, detail)
 

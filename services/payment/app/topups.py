@@ -1,7 +1,8 @@
 """Making an order: commit it, register it at balance, open the provider's page. Each step is resumed by a repeat."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from datetime import date
 from typing import Final
 
 import orjson
@@ -13,6 +14,7 @@ from services.payment.providers import PageOrder, Provider, ProviderName, Provid
 from services.payment.rules.conversion import RATE_ONE_E12, check_limits, check_quote, parse_amount
 from services.payment.rules.currencies import check_payable
 from services.payment.rules.facts import Declined, Money
+from services.payment.rules.told import failure_as_told
 from services.payment.store.orders import (
     NewOrder,
     StoredOrder,
@@ -21,9 +23,15 @@ from services.payment.store.orders import (
     load_order_of_page,
     save_page,
 )
-from services.payment.store.payments import load_payment
+from services.payment.store.payments import (
+    NamingPayment,
+    load_payment,
+    load_payments_naming,
+    lock_payment_ids,
+)
 from services.payment.store.rates import load_quote
-from shared.clock import SECOND_US
+from services.payment.store.restores import find_told_failure
+from shared.clock import SECOND_US, from_us
 from shared.db import Connection, transaction
 from shared.errors import Refusal
 from shared.ids import content_hash, fact_id, shard_of
@@ -75,6 +83,17 @@ class Settled:
     credit_micros: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What an order asks for, and what it credits at which rate; `rate_date` None: in the account's own currency."""
+
+    money: Money
+    account_currency: str
+    credit_micros: int
+    rate_e12: int
+    rate_date: date | None
+
+
 class TopUps:
     """Use cases of a customer who buys credits."""
 
@@ -104,7 +123,7 @@ class TopUps:
         Raises Refusal for a request that can't be taken, TransientFault when balance or the provider is out of reach.
         """
         order = await self.commit_order(request)
-        if order.page_url is not None:
+        if order.page_url is not None or order.payment_id is not None:
             return order
         if order.state != "pending":
             raise Refusal("order-ended", f"the order {order.order_id} is {order.state}; make a new one")
@@ -145,15 +164,38 @@ class TopUps:
     async def insert(self, connection: Connection, request: TopUpRequest) -> StoredOrder:
         """The order of a request, inserted now or before. Raises Refusal for what can't be ordered.
 
-        So it does for a key that named something else: no order is taken for one of other terms.
+        So it does for a key that named something else: no order is taken for one of other terms. An order that a
+        restore lost is made again as it ended: its payment, or its failure, was told.
         """
+        paid = await load_payments_naming(connection, request.order_id)
+        await lock_payment_ids(connection, [payment.payment_id for payment in paid])
         found = await load_order(connection, request.order_id)
         if found is None:
-            await insert_order(connection, await self._agree(connection, request))
-            found = await load_order(connection, request.order_id)
-            assert found is not None, "it was inserted now or by somebody else"
+            found = await self._insert(connection, request, paid)
         if found.request_hash != request.request_hash:
             raise Refusal("idempotency-key-reused", "this Idempotency-Key was used with another body")
+        for payment in paid:
+            await self._applier.take_payment(connection, found.order_id, payment.payment_id)
+        return await self._reload(connection, found.order_id) if paid else found
+
+    async def _insert(self, connection: Connection, request: TopUpRequest, paid: list[NamingPayment]) -> StoredOrder:
+        """A new order, or one that a restore lost, with its terms and its failure as far as they are known."""
+        credited = next((payment for payment in paid if payment.credit_micros is not None), None)
+        if credited is None:
+            order = await self._agree(connection, request)
+        else:
+            order = self._agree_as_paid(request, credited)
+        await insert_order(connection, order)
+        reason = None if paid else await find_told_failure(connection, order.order_id)
+        if reason is not None:
+            failure = failure_as_told(order.order_id, reason)
+            cause = Cause(order.provider, "told before the restore")
+            await self._applier.silent.apply_facts(connection, [failure], cause)
+        return await self._reload(connection, request.order_id)
+
+    async def _reload(self, connection: Connection, order_id: str) -> StoredOrder:
+        found = await load_order(connection, order_id)
+        assert found is not None, "it was inserted now or by somebody else"
         return found
 
     async def _agree(self, connection: Connection, request: TopUpRequest) -> NewOrder:
@@ -163,14 +205,31 @@ class TopUps:
         self.check_offer(request.provider, money)
         check_limits(money, *self.limits_of(request.provider, money.currency))
         now_us = self.rates.clock.now_us()
-        credit_micros, rate_e12, rate_date = money.amount_micros, RATE_ONE_E12, None
+        terms = _Terms(money, account_currency, money.amount_micros, RATE_ONE_E12, None)
         if money.currency != account_currency:
             quote = await load_quote(connection, request.quote_id or "")
             if quote is None:
                 detail = f"the region {request.region} is in {account_currency}: give the quote_id of a POST /v1/quotes"
                 raise Refusal("quote-needed", detail, status=422)
             check_quote(quote, request.region, money, now_us)
-            credit_micros, rate_e12, rate_date = quote.credit_micros, quote.rate.rate_e12, quote.rate.valid_on
+            rate = quote.rate
+            terms = _Terms(money, account_currency, quote.credit_micros, rate.rate_e12, rate.valid_on)
+        return self._make(request, terms, now_us)
+
+    def _agree_as_paid(self, request: TopUpRequest, payment: NamingPayment) -> NewOrder:
+        """The order of a request that was lost after it was paid and credited. Raises Refusal for another one's key."""
+        money = parse_amount(request.amount, request.currency)
+        if money != payment.paid or not payment.payment_id.startswith(f"{request.provider}:"):
+            raise Refusal("idempotency-key-reused", "this Idempotency-Key was used with another body")
+        account_currency, credit_micros = self.rates.account_currency(request.region), payment.credit_micros
+        assert credit_micros is not None, "only of what is credited the terms are known"
+        terms = _Terms(payment.paid, account_currency, credit_micros, RATE_ONE_E12, None)
+        if payment.paid.currency != account_currency:
+            rate_e12 = max(1, credit_micros * RATE_ONE_E12 // payment.paid.amount_micros)
+            terms = replace(terms, rate_e12=rate_e12, rate_date=from_us(payment.paid_at_us).date())
+        return self._make(request, terms, self.rates.clock.now_us())
+
+    def _make(self, request: TopUpRequest, terms: "_Terms", now_us: int) -> NewOrder:
         return NewOrder(
             order_id=request.order_id,
             region=request.region,
@@ -179,13 +238,13 @@ class TopUps:
             idempotency_key=request.idempotency_key,
             request_hash=request.request_hash,
             provider=request.provider,
-            amount_micros=money.amount_micros,
-            currency=money.currency,
-            account_currency=account_currency,
-            credit_micros=credit_micros,
-            rate_e12=rate_e12,
-            rate_date=rate_date,
-            quote_id=request.quote_id if rate_date is not None else None,
+            amount_micros=terms.money.amount_micros,
+            currency=terms.money.currency,
+            account_currency=terms.account_currency,
+            credit_micros=terms.credit_micros,
+            rate_e12=terms.rate_e12,
+            rate_date=terms.rate_date,
+            quote_id=request.quote_id if terms.rate_date is not None else None,
             email=request.email,
             payer_name=request.payer_name,
             payer_ip=request.payer_ip,

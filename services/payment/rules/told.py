@@ -38,10 +38,13 @@ def paid_of(event: PaymentCaptured) -> Paid:
 
 
 def failure_of(event: PaymentFailed) -> Declined | Expired:
-    """Why an order failed, as it was told."""
-    if event.data.reason == "expired":
-        return Expired(event.data.order_id)
-    return Declined(event.data.order_id, event.data.reason, final=True)
+    """How an order failed."""
+    return failure_as_told(event.data.order_id, event.data.reason)
+
+
+def failure_as_told(order_id: str, reason: str) -> Declined | Expired:
+    """How an order failed for a reason that was told."""
+    return Expired(order_id) if reason == "expired" else Declined(order_id, reason, final=True)
 
 
 def reversal_of(event: ToldReversal, payment: Payment) -> PaymentFact:

@@ -93,10 +93,11 @@ async def insert_payments(connection: Connection, payments: Sequence[NewPayment]
     await connection.execute(
         """
         insert into payment (captured_at, payment_id, order_id, region, tenant_id, provider, paid_micros, paid_currency,
-          account_currency, credit_micros, paid_at, reference, payer_name, payer_email, card_customer, card_method)
+          account_currency, credit_micros, paid_at, reference, payer_name, payer_email, card_customer, card_method,
+          unknown_order_id)
         select $1, * from unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::bigint[], $8::text[],
           $9::text[], $10::bigint[], $11::timestamptz[], $12::text[], $13::text[], $14::text[], $15::text[],
-          $16::text[])
+          $16::text[], $17::text[])
         """,
         now_us,
         *columns,
@@ -123,6 +124,43 @@ def _columns_of(payment: NewPayment) -> tuple[object, ...]:
         (payer and payer.email) or "",
         None if card is None else card.customer,
         None if card is None else card.method,
+        fact.order_id if payment.order_id is None else None,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class NamingPayment:
+    """A payment that names an order which is not known here."""
+
+    payment_id: str
+    paid: Money
+    credit_micros: int | None
+    paid_at_us: int
+
+
+async def load_payments_naming(connection: Connection, order_id: str) -> list[NamingPayment]:
+    """The payments that name an order which was not there when they came, or which a restore lost; oldest first."""
+    rows = await connection.fetch(
+        """
+        select payment_id, paid_micros, paid_currency, credit_micros, paid_at from payment
+        where unknown_order_id = $1 order by payment_number
+        """,
+        order_id,
+    )
+    return [
+        NamingPayment(
+            row["payment_id"], Money(row["paid_micros"], row["paid_currency"]), row["credit_micros"], row["paid_at"]
+        )
+        for row in rows
+    ]
+
+
+async def tie_payment(connection: Connection, payment_id: str, order_id: str) -> None:
+    """Make a payment its order's own, now that the order is known; the caller holds the payment's id."""
+    await connection.execute(
+        "update payment set order_id = $2, unknown_order_id = null where payment_id = $1 and unknown_order_id = $2",
+        payment_id,
+        order_id,
     )
 
 

@@ -85,3 +85,16 @@ async def may_lack_refunds(connection: Connection, payment_id: str) -> bool:
             payment_id,
         )
     )
+
+
+async def find_told_failure(connection: Connection, order_id: str) -> str | None:
+    """Why an order that a restore lost had failed; None where that was not told."""
+    found: str | None = await connection.fetchval(
+        """
+        select l.detail ->> 'reason' from restore_record r
+        join restore_lost l on (l.incarnation, l.kind, l.item) = (r.incarnation, 'order', $1)
+        where l.detail ->> 'type' = 'payment.failed' order by r.incarnation desc limit 1
+        """,
+        order_id,
+    )
+    return found
