@@ -9,10 +9,10 @@ from typing import Any
 import orjson
 import pytest
 
-from services.payment.app.refunds import RefundWish
+from services.payment.app.refunds import RefundWish, Withdrawal
 from services.payment.app.settlement import SettlementWish
 from services.payment.app.topups import TopUpRequest
-from services.payment.providers import ProviderName
+from services.payment.providers import ProviderName, RefundOrder
 from services.payment.rules.conversion import Rate, parse_rate
 from services.payment.rules.facts import (
     Declined,
@@ -27,7 +27,7 @@ from services.payment.rules.facts import (
     RefundFailed,
 )
 from shared.clock import MINUTE_US
-from shared.errors import Refusal
+from shared.errors import Refusal, TransientFault
 from tests.payment.restoring import Restoring, open_restoring
 from tests.payment.shop import Shop, paid, vnd
 from tests.support.databases import Databases
@@ -222,12 +222,8 @@ async def test_refunds_of_vnpay_come_back_from_what_was_told(restoring: Restorin
         payment_id = f"vnpay:{order.order_id.replace('-', '')}:14422574"
         await shop.apply(paid(order, payment_id), provider=provider)
         wish = RefundWish(payment_id, vnd(80_000).amount_micros, "a reason", "kim", "key")
-
-        async def refund(asked: Any) -> Fact:
-            return Refunded(payment_id, f"vnpay:{asked.request_id}", asked.money, "pending")
-
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shop.vnpay, "refund", refund)
+            patch.setattr(shop.vnpay, "refund", answer_as_vnpay)
             made = await shop.service.refunds.refund(wish)
         shop.clock.set(shop.clock.now_us() + MINUTE_US)
     async with restoring.after() as shop:
@@ -238,6 +234,33 @@ async def test_refunds_of_vnpay_come_back_from_what_was_told(restoring: Restorin
                 RefundWish(payment_id, vnd(80_000).amount_micros, "a reason", "kim", "another key")
             )
         assert await ledger(restoring, shop) == 20_000
+
+
+async def test_an_open_request_whose_refund_of_vnpay_was_told_is_answered_by_it(restoring: Restoring) -> None:
+    """The backup has the request without an answer; it is not sent again, nor taken back."""
+    async with restoring.before() as shop:
+        order = await shop.order(str(PRICE), provider="vnpay")
+        payment_id = f"vnpay:{order.order_id.replace('-', '')}:14422574"
+        await shop.apply(paid(order, payment_id), provider="vnpay")
+        wish = RefundWish(payment_id, vnd(80_000).amount_micros, "a reason", "kim", "key")
+        shop.vnpay.down = True
+        with pytest.raises(TransientFault):
+            await shop.service.refunds.refund(wish)
+    async with restoring.lost() as shop:
+        shop.clock.set(shop.clock.now_us() + 2 * MINUTE_US)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shop.vnpay, "refund", answer_as_vnpay)
+            assert await shop.service.refunds.resume() == 1
+    async with restoring.after() as shop:
+        shop.vnpay.down = True
+        with pytest.raises(Refusal, match="refund-answered"):
+            await shop.service.refunds.withdraw(wish.request_id, Withdrawal("kim", "a reason"))
+        assert (await shop.service.refunds.refund(wish)).refund_id == f"vnpay:{wish.request_id}"
+        assert await ledger(restoring, shop) == 20_000
+
+
+async def answer_as_vnpay(asked: RefundOrder) -> Fact:
+    return Refunded(asked.payment_id, f"vnpay:{asked.request_id}", asked.money, "pending")
 
 
 async def test_an_event_that_cannot_be_adopted_is_listed_and_keeps_nobody_out(

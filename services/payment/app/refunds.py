@@ -10,9 +10,7 @@ import orjson
 from services.payment.app.facts import Cause, FactApplier
 from services.payment.providers import Provider, ProviderName, ProviderRefusal, RefundOrder, UnreadableAnswer
 from services.payment.rules.currencies import check_payable
-from services.payment.rules.decision import Refund
 from services.payment.rules.facts import Fact, Money, Refunded, RefundFailed
-from services.payment.rules.reversals import Payment
 from services.payment.rules.sending import check_goes_at_once
 from services.payment.store.orders import load_order
 from services.payment.store.payments import StoredPayment, load_payment, lock_payment_ids
@@ -180,9 +178,9 @@ class Refunds:
                 return None
             if not await may_lack_refunds(connection, wish.payment_id):
                 return None
-            adopted = stored.payment.find_refund(f"{stored.provider}:{wish.request_id}")
+            adopted = _adopted(stored, wish.request_id)
             if adopted is not None:
-                return _fact_of(stored.payment, adopted)
+                return adopted
             payment = stored.payment
             left_micros = max(0, payment.paid.amount_micros - payment.gone_micros)
             amount_micros = wish.amount_micros or left_micros or payment.paid.amount_micros
@@ -280,7 +278,8 @@ class Refunds:
         """What the provider has of a request that was sent before."""
         async with transaction(self._pool) as connection:
             stored, order = await self._describe(connection, request)
-        return await self._provider_of(stored).find_refund(order)
+        adopted = _adopted(stored, request.request_id)
+        return await self._provider_of(stored).find_refund(order) if adopted is None else adopted
 
     async def _finish(
         self, request: RefundRequest, answer: Fact | None, failure: str | None, item_id: str | None
@@ -337,8 +336,12 @@ def _require_refund(answer: Fact | None) -> Refunded | RefundFailed | None:
     return answer
 
 
-def _fact_of(payment: Payment, refund: Refund) -> Refunded | RefundFailed:
-    """A refund that is known, as its provider said it."""
+def _adopted(stored: StoredPayment, request_id: str) -> Refunded | RefundFailed | None:
+    """The refund that a request led to, as its provider said it, where that has the request's name and is known."""
+    payment = stored.payment
+    refund = payment.find_refund(f"{stored.provider}:{request_id}")
+    if refund is None:
+        return None
     money = Money(refund.amount_micros, payment.paid.currency)
     if refund.state == "failed":
         return RefundFailed(payment.payment_id, refund.refund_id, money, refund.reason or "failed")

@@ -206,11 +206,11 @@ class VnpayProvider:
         if answer is None or _text(answer, "vnp_TransactionType") in {"", _PAYMENT}:
             return None
         info, status = _text(answer, "vnp_OrderInfo"), _text(answer, "vnp_TransactionStatus")
-        # What we know by its name is another one, and nothing came after it.
-        if any(info == _refund_info(known.removeprefix("vnpay:")) for known in refund.known):
-            return None
         amount = _text(answer, "vnp_Amount")
         named = info == _refund_info(refund.request_id)
+        # What we know by its name is another one, and nothing came after it.
+        if not named and any(info == _refund_info(known.removeprefix("vnpay:")) for known in refund.known):
+            return None
         if named and amount.isascii() and amount.isdecimal() and int(amount):
             # Its request may have been lost, and what it asked for with it.
             refund = replace(refund, money=from_vnpay_units(int(amount)))
