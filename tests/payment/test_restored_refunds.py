@@ -3,6 +3,7 @@
 import pytest
 
 from services.payment.app.refunds import RefundWish, Withdrawal
+from services.payment.app.settlement import SettlementWish
 from services.payment.providers import ProviderName, RefundOrder
 from services.payment.rules.facts import Fact, Refunded, RefundFailed
 from shared.clock import MINUTE_US, SECOND_US
@@ -164,3 +165,42 @@ async def test_a_refund_of_vnpay_is_known_by_the_request_that_names_it(shop: Sho
     request = await shop.service.refunds.refund(asked)
     assert request.refund_id == adopted.refund_id
     assert shop.vnpay.refunds == {}
+
+
+@pytest.mark.parametrize("provider", ["stripe", "vnpay"])
+async def test_what_was_sent_back_before_the_restore_is_not_credited_after_it(
+    shop: Shop, provider: ProviderName
+) -> None:
+    """Nobody was credited for it, so nobody was told of its refund, and VNPay lists none."""
+    order = await shop.order("100000", provider=provider)
+    payment_id = f"{provider}:pi_1"
+    await shop.apply(paid(order, payment_id, money=vnd(90_000)), provider=provider)
+    [(item_id,)] = await shop.rows("select item_id from queue_item")
+    await restore(shop)
+    bank = shop.stripe if provider == "stripe" else shop.vnpay
+    request_id = RefundWish(payment_id, None, "", "", f"queue/{item_id}").request_id
+    lost = Refunded(payment_id, f"{provider}:re_lost", vnd(90_000), "pending")
+    bank.answers[request_id] = lost
+    bank.down = True
+    word = SettlementWish("credit", "he called", "anna", vnd(90_000).amount_micros)
+    with pytest.raises(TransientFault):
+        await shop.service.settlement.settle(item_id, word)
+    bank.down = False
+    bank.refunds[request_id] = RefundOrder(
+        request_id, "vn", order.order_id, payment_id, vnd(90_000), vnd(90_000), 0, 0, "kim"
+    )
+    with pytest.raises(Refusal, match="already-settled"):
+        await shop.service.settlement.settle(item_id, word)
+    assert [name for name in await shop.told() if name.startswith("captured")] == []
+    assert await shop.rows("select resolution from queue_item") == [("refunded",)]
+
+
+async def test_what_was_not_sent_back_is_credited_after_a_restore(shop: Shop, stripe: Forgetful) -> None:
+    order = await shop.order("100000")
+    await shop.apply(paid(order, PAYMENT_ID, money=vnd(90_000)))
+    [(item_id,)] = await shop.rows("select item_id from queue_item")
+    await restore(shop)
+    word = SettlementWish("credit", "he called", "anna", vnd(90_000).amount_micros)
+    for _ in range(2):
+        assert (await shop.service.settlement.settle(item_id, word)).resolution == "credit"
+    assert stripe.sent == 0

@@ -102,6 +102,17 @@ class Refunds:
             raise ProviderRefusal("refund-refused", request.failure)
         return request
 
+    async def adopt_forgotten(self, wish: RefundWish) -> None:
+        """Apply what the provider made of a wish, if a restore lost that. Raises TransientFault where it can't tell."""
+        made = await self._find_forgotten(wish)
+        if made is None:
+            return
+        async with transaction(self._pool) as connection:
+            await lock_payment_ids(connection, [made.payment_id])
+            stored = await load_payment(connection, made.payment_id)
+            assert stored is not None, "payments are never deleted"
+            await self._applier.apply_facts(connection, [made], Cause(stored.provider, "asked for after a restore"))
+
     async def list_open(self, after: tuple[int, str], limit: int) -> list[RefundRequest]:
         """A page of requests without an answer, oldest first."""
         async with transaction(self._pool) as connection:

@@ -39,7 +39,12 @@ class Settlement:
         self._refunds = refunds
 
     async def settle(self, item_id: str, wish: SettlementWish) -> QueueItem:
-        """Settle an item; the same settlement again answers the same. Raises Refusal."""
+        """Settle an item; the same settlement again answers the same.
+
+        Raises Refusal, and TransientFault where a restore may have lost that the money went back, and nobody can tell.
+        """
+        if wish.action == "credit":
+            await self._ask_what_went_back(item_id, wish)
         async with transaction(self._pool) as connection:
             item = await load_item(connection, item_id)
             if item is None:
@@ -60,10 +65,15 @@ class Settlement:
         assert settled is not None, "items are never deleted"
         return settled
 
+    async def _ask_what_went_back(self, item_id: str, wish: SettlementWish) -> None:
+        """A refund of what nobody was credited for is told to nobody: after a restore its provider alone knows it."""
+        async with transaction(self._pool) as connection:
+            item = await load_item(connection, item_id)
+        if item is not None and item.resolution is None and item.kind in UNCREDITED and item.payment_id is not None:
+            await self._refunds.adopt_forgotten(_refund_wish(item, item.payment_id, wish))
+
     async def _refund(self, item: QueueItem, wish: SettlementWish) -> None:
-        payment_id = _require_uncredited(item)
-        key = f"queue/{item.item_id}"
-        await self._refunds.refund(RefundWish(payment_id, None, wish.reason, wish.actor, key), item.item_id)
+        await self._refunds.refund(_refund_wish(item, _require_uncredited(item), wish), item.item_id)
 
     async def _credit(self, connection: Connection, item: QueueItem, wish: SettlementWish) -> None:
         payment_id = _require_uncredited(item)
@@ -98,6 +108,10 @@ class Settlement:
         if wish.region is None or wish.tenant_id is None:
             raise Refusal("account-needed", "no order says whose payment it is: give region and tenant_id", status=422)
         return Holder(wish.region, wish.tenant_id, self._rates.account_currency(wish.region))
+
+
+def _refund_wish(item: QueueItem, payment_id: str, wish: SettlementWish) -> RefundWish:
+    return RefundWish(payment_id, None, wish.reason, wish.actor, f"queue/{item.item_id}")
 
 
 def _require_uncredited(item: QueueItem) -> str:
