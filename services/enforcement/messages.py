@@ -25,6 +25,7 @@ class StopOrder:
     run: RunKey
     account_version: int
     attempt: int
+    sent_at_us: int
     expires_at_us: int
 
 
@@ -37,6 +38,7 @@ class DeleteOrder:
     family: Family
     permit_id: str
     attempt: int
+    sent_at_us: int
     expires_at_us: int
 
 
@@ -47,7 +49,7 @@ def derive_id(*parts: str | int) -> str:
 
 
 class Messages:
-    """Makes messages for a deployment's number of shards, at one instant.
+    """Makes messages for a deployment's number of shards: events of one instant, commands of an instant of their own.
 
     Ids count what was done. After a restore the count may begin again, so the incarnation is part of them from then on.
     """
@@ -64,7 +66,7 @@ class Messages:
         command = StopCommand(
             id=self._name(order.resource_id, order.run.source, order.run.event_id, "stop", order.attempt),
             subject=order.resource_id,
-            time=self._now_us,
+            time=order.sent_at_us,
             data=StopData(
                 region=order.key.region,
                 tenant_id=order.key.tenant_id,
@@ -82,7 +84,7 @@ class Messages:
             id=self._name(order.case.case_id, order.resource_id, "delete", order.attempt),
             type="container.delete" if order.family == "container" else "volume.delete",
             subject=order.resource_id,
-            time=self._now_us,
+            time=order.sent_at_us,
             data=DeleteData(
                 region=key.region,
                 tenant_id=key.tenant_id,

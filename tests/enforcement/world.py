@@ -73,6 +73,22 @@ def happened(
     return LifecycleFact(ResourceKey(key.region, resource_id, key.tenant_id, family), fact)
 
 
+def lifecycle_event(
+    kind: str, resource_id: str, event_id: str, at_us: int, *, tenant: str = "acme", **data: object
+) -> dict[str, Any]:
+    """A lifecycle event as the platform publishes it."""
+    extra: dict[str, object] = {"gpu_count": 1, "gpu_sku": "a30"} if kind == "container.created" else {}
+    return {
+        "specversion": "1.0",
+        "id": event_id,
+        "source": "platform/vn",
+        "type": kind,
+        "subject": resource_id,
+        "time": format_instant(at_us),
+        "data": {"region": "vn", "tenant_id": tenant, **extra, **data},
+    }
+
+
 class World:
     """One service with its loops, and the test's hands on everything around it."""
 
@@ -158,17 +174,8 @@ class World:
         """Publish a lifecycle event; answer its id."""
         self._ids += 1
         event_id = event_id or f"evt-{self._ids}"
-        extra: dict[str, object] = {"gpu_count": 1, "gpu_sku": "a30"} if kind == "container.created" else {}
-        event = {
-            "specversion": "1.0",
-            "id": event_id,
-            "source": "platform/vn",
-            "type": kind,
-            "subject": resource_id,
-            "time": format_instant(self.clock.now_us() - ago_seconds * SECOND_US),
-            "data": {"region": "vn", "tenant_id": tenant, **extra, **data},
-        }
-        await self.publish(LIFECYCLE, event)
+        at_us = self.clock.now_us() - ago_seconds * SECOND_US
+        await self.publish(LIFECYCLE, lifecycle_event(kind, resource_id, event_id, at_us, tenant=tenant, **data))
         return event_id
 
     async def publish(self, topic: str, event: dict[str, Any]) -> None:

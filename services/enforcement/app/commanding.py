@@ -97,11 +97,14 @@ class Commanding:
                 return objection is not None and objection.of_target
             if not await self._take_allowance(connection, unit, target):
                 return True
+            sent_at_us = await unit.later_us()
             expires_at_us = min(
-                unit.now_us + self._settings.enforcement_deletion_expiry_seconds * SECOND_US, redemption.expires_at
+                sent_at_us + self._settings.enforcement_deletion_expiry_seconds * SECOND_US, redemption.expires_at
             )
             attempt = target.commands + 1
-            delete = DeleteOrder(current, resource_id, target.family, redemption.permit_id, attempt, expires_at_us)
+            delete = DeleteOrder(
+                current, resource_id, target.family, redemption.permit_id, attempt, sent_at_us, expires_at_us
+            )
             scene.messages.append(unit.make.delete(delete))
             scene.messages.append(unit.make.target_event("deletion.commanded", current, resource_id, attempt))
             await mark_commanded(

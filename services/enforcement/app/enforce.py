@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from functools import partial
 
 from services.enforcement.app.isolation import Isolation
-from services.enforcement.app.unit import Fact, OutboxDays, Unit
+from services.enforcement.app.unit import Fact, OutboxDays, Unit, later_us
 from services.enforcement.handlers import FutureFact, LifecycleFact, read_envelope, read_record
 from services.enforcement.rules.account import Account
 from services.enforcement.settings import Settings
@@ -59,12 +59,13 @@ class Enforce:
         """Apply a poll of lifecycle and account events in the consumer's transaction."""
         unit = Unit(connection, self.clock, self.settings, self.incarnation)
         poll.after_commit(await self._days.ensure(connection, unit.now_us))
+        present_us = await unit.later_us()
         facts: list[Fact] = []
         future: list[FutureFact] = []
         restores: list[ServiceRestored | ServiceRestoreConfirmed] = []
         for record in poll.records:
             try:
-                known = read_record(record, self.settings.regions, unit.now_us)
+                known = read_record(record, self.settings.regions, present_us)
             except RecordError as error:
                 poll.bury(record, error.reason, error.detail)
                 continue
@@ -106,14 +107,15 @@ class Enforce:
     async def apply_parked(self) -> int:
         """Apply lifecycle events whose time has come; return how many."""
         async with transaction(self.pool) as connection:
-            due = await load_due_parked(connection, self.clock.now_us(), BATCH)
+            due = await load_due_parked(connection, await later_us(connection, self.clock), BATCH)
         return await self.isolation.apply("parked", due, " ".join, self._apply_parked)
 
     async def _apply_parked(self, keys: Sequence[ParkedKey]) -> int:
         """Read them again as if they came now: regions and what is known may have changed since."""
         async with self.unit() as (connection, unit):
             envelopes = await take_parked(connection, keys, unit.now_us)
-            known = [read_envelope(envelope, self.settings.regions, unit.now_us) for envelope in envelopes]
+            present_us = await unit.later_us()
+            known = [read_envelope(envelope, self.settings.regions, present_us) for envelope in envelopes]
             facts = [fact for fact in known if isinstance(fact, LifecycleFact)]
             if facts:
                 await unit.save(await unit.learn(facts))

@@ -168,8 +168,8 @@ class Scene:
         self.opened.append(self._change_request(request))
         self.messages.append(self.make.stop_event("stop.requested", account.key, resource_id[1], run, request.attempts))
 
-    def send_stop(self, request: StopRequest, expiry_seconds: int, backoff: Backoff) -> None:
-        """Send the request's next command, and note when to repeat it."""
+    def send_stop(self, request: StopRequest, sent_at_us: int, expiry_seconds: int, backoff: Backoff) -> None:
+        """Send the request's next command, of an instant of its own, and note when to repeat it."""
         account = self.accounts[request.key]
         sent = replace(
             request,
@@ -177,8 +177,10 @@ class Scene:
             account_version=account.version,
             next_attempt_at_us=next_attempt_us(self.now_us, request.attempts + 1, backoff),
         )
-        expires_at_us = self.now_us + expiry_seconds * SECOND_US
-        order = StopOrder(account.key, request.resource_id, request.run, account.version, sent.attempts, expires_at_us)
+        expires_at_us = sent_at_us + expiry_seconds * SECOND_US
+        order = StopOrder(
+            account.key, request.resource_id, request.run, account.version, sent.attempts, sent_at_us, expires_at_us
+        )
         self.messages.append(self.make.stop(order))
         self._change_request(sent)
 

@@ -38,11 +38,15 @@ class Unit:
 
     def __init__(self, connection: Connection, clock: Clock, settings: Settings, incarnation: int = 0) -> None:
         self._connection = connection
+        self._clock = clock
         self._settings = settings
         self.now_us = clock.now_us()
         self.make = Messages(settings.shards, self.now_us, incarnation)
         self.waiting_stops = 0  # opened, and not sent in this transaction
         self._on_commit: list[Callable[[], object]] = []
+
+    async def later_us(self) -> int:
+        return await later_us(self._connection, self._clock)
 
     async def begin(self, keys: Sequence[AccountKey]) -> Scene:
         """Lock the accounts, ascending."""
@@ -100,23 +104,23 @@ class Unit:
             "repeat": ("stop_repeats", self._settings.enforcement_stop_repeats_per_minute_max),
         }[turn]
         sent = 0
+        sent_at_us = await self.later_us() if requests else self.now_us
         for region in sorted({request.key.region for request in requests}):
             wanted = [request for request in requests if request.key.region == region]
             granted = await take_allowance(
                 self._connection, f"{name}/{region}", self.now_us, MINUTE_US, len(wanted), most
             )
             for request in wanted[:granted]:
-                self.send_stop(scene, request)
+                scene.send_stop(
+                    request, sent_at_us, self._settings.enforcement_stop_expiry_seconds, self._settings.backoff
+                )
+                self.on_commit(metrics.STOP_COMMANDS.inc)
             sent += granted
             if granted < len(wanted):
                 waiting = len(wanted) - granted
                 logger.error("stops.held_back", turn=turn, region=region, waiting=waiting, per_minute_max=most)
                 self.on_commit(partial(metrics.STOPS_HELD_BACK.inc, waiting))
         return sent
-
-    def send_stop(self, scene: Scene, request: StopRequest) -> None:
-        scene.send_stop(request, self._settings.enforcement_stop_expiry_seconds, self._settings.backoff)
-        self.on_commit(metrics.STOP_COMMANDS.inc)
 
     async def finish_deletions(self, scene: Scene) -> None:
         """Resources that are gone end their targets, and a case whose targets are all gone is done.
@@ -160,6 +164,19 @@ class Unit:
     def committed(self) -> None:
         for callback in self._on_commit:
             callback()
+
+
+async def later_us(connection: Connection, clock: Clock) -> int:
+    """The later of our clock and PostgreSQL's; a test clock is alone. For commands, and for what seems not to be due.
+
+    By a clock that is behind a command would have expired before it arrives, and nobody would ever obey; a start would
+    wait until that clock has come up to it. By one that is ahead a command is obeyed for longer, which harms nobody:
+    whoever obeys asks balance first. What is decided of deletions goes by our own clock, and a difference halts them.
+    """
+    if clock.is_test:
+        return clock.now_us()
+    theirs_us: int = await connection.fetchval("select clock_timestamp()")
+    return max(clock.now_us(), theirs_us)
 
 
 def _may_create(fact: Fact) -> TypeGuard[LifecycleFact]:
