@@ -266,6 +266,28 @@ async def test_a_refund_that_failed_and_a_dispute_that_was_won_are_no_reversals(
         assert await load_own_use(connection, account.account_id, DUE_US) == OwnUse(0, account.standing.balance_micros)
 
 
+async def test_unattempted_orders_delay_two_hours_from_when_nothing_else_does(books: Books, debtor: str) -> None:
+    """A deletion that something else held up for days: whoever has just begun to pay has his two hours all the same."""
+    deletable_us = DUE_US + 100 * HOUR_US
+
+    async def register(name: str) -> None:
+        asked = Registration(name, "stripe", 5, deletable_us + 9 * HOUR_US, attempted=False)
+        await books.orders.register("vn", debtor, asked)
+
+    books.clock.set(deletable_us)
+    permit = await books.permits.grant("vn", debtor, START_US, deletable_us)
+    await register("o-1")
+    with pytest.raises(Refusal, match="ordered-since"):
+        await books.permits.redeem(permit.permit_id, "ctr-1")
+    books.clock.set(deletable_us + 2 * HOUR_US - 1)
+    with pytest.raises(Refusal, match="pending-order"):
+        await books.permits.grant("vn", debtor, START_US, deletable_us)
+    books.clock.set(deletable_us + 2 * HOUR_US)
+    permit = await books.permits.grant("vn", debtor, START_US, deletable_us)
+    await register("o-2")
+    await books.permits.redeem(permit.permit_id, "ctr-1")
+
+
 async def test_unattempted_orders_delay_two_hours_in_all_however_many_are_registered(books: Books, debtor: str) -> None:
     late_us = DUE_US + 2 * HOUR_US
 

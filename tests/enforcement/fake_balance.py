@@ -25,6 +25,7 @@ class FakeBalance:
     refuse_redemptions_after: int | None = None
     ahead_seconds: int = 0
     permits: dict[str, tuple[AccountKey, int, int]] = field(default_factory=dict)
+    granted: list[dict[str, str]] = field(default_factory=list)
     redeemed: dict[tuple[str, str], int] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
@@ -76,6 +77,7 @@ class FakeBalance:
         now_us = self.clock.now_us()
         if self.refuse_permits or account.negative_since_us != since_us or now_us < parse_instant(body["due_at"]):
             return problem(409, "permit-refused", "the account is not to be deleted")
+        self.granted.append(body)
         permit_id = f"permit-{len(self.permits) + 1}"
         self.permits[permit_id] = (key, since_us, now_us + 60 * SECOND_US)
         answer = {"permit_id": permit_id, "negative_since": body["negative_since"]}

@@ -97,6 +97,36 @@ async def test_an_order_that_nobody_tried_to_pay_delays_two_hours(open_world: Op
     assert await world.deleted() == ["vol-1"]
 
 
+@pytest.mark.parametrize("other", ["metering", "breaker", "permit"])
+async def test_an_order_delays_two_hours_from_when_nothing_else_does_whenever_it_is_registered(
+    open_world: Open, other: str
+) -> None:
+    world = await open_due(open_world, "vol-1", enforcement_deletions_per_hour_max=1)
+    world.metering.down = other == "metering"
+    world.balance.refuse_permits = other == "permit"
+    for _ in range(6):
+        if other == "breaker":
+            hour_us = world.clock.now_us() // HOUR_US * HOUR_US
+            await world.execute("insert into breaker values ('deletions/vn', $1, 1)", hour_us)
+        await examine(world)
+        world.move(HOUR_US / SECOND_US)
+    world.metering.down = world.balance.refuse_permits = False
+    world.payment.add(ACME, "order", "ord-1", "pending", attempted=False)
+    await examine(world)
+    world.move(2 * HOUR_US / SECOND_US - 1)
+    # Another order has no two hours more.
+    world.payment.add(ACME, "order", "ord-2", "pending", attempted=False)
+    await examine(world)
+    assert await world.deleted() == []
+    [case] = await world.cases()
+    assert case["reason"] == "an order may still be paid: order ord-1 (pending), order ord-2 (pending)"
+    world.move(1)
+    await examine(world)
+    assert await world.deleted() == ["vol-1"]
+    [permit] = [grant for grant in world.balance.granted if grant["due_at"] == case["deletable_at"]]
+    assert permit["tenant_id"] == "acme", "balance counts from the same instant"
+
+
 async def test_a_shared_cause_pages_once_per_region(open_world: Open) -> None:
     world = await open_debt(open_world)
     for number in range(3):

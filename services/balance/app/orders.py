@@ -6,6 +6,7 @@ from services.balance.app.accounts import Accounts
 from services.balance.rules.permits import keeps_back
 from services.balance.store.accounts import Account, lock_account
 from services.balance.store.orders import Order, count_registration, insert_order, load_order, mark_attempted
+from services.balance.store.permits import load_last_due
 from shared.clock import SECOND_US, Clock
 from shared.db import Connection, Pool, transaction
 from shared.errors import Refusal
@@ -69,9 +70,12 @@ class Orders:
             None,
         )
         await insert_order(connection, order)
+        since_us = account.standing.negative_since_us
+        due_us = None if since_us is None else await load_last_due(connection, account.account_id, since_us)
         if keeps_back(
             attempted=asked.attempted,
-            negative_since_us=account.standing.negative_since_us,
+            negative_since_us=since_us,
+            permit_due_us=due_us,
             grace_us=self._settings.regions[account.region].grace_seconds * SECOND_US,
             now_us=order.registered_at_us,
         ):

@@ -43,7 +43,7 @@ class Permits:
             debtor = await self._load_debtor(connection, account, now_us)
             check_grant(debtor, negative_since_us, due_at_us, grace_us, now_us)
             pending = await load_pending_orders(connection, account.account_id)
-            check_orders(pending, negative_since_us + grace_us, now_us)
+            check_orders(pending, due_at_us, now_us)
             number, last = await load_last_permit(connection, account.account_id, negative_since_us)
             if last is not None and is_live(last, debtor, now_us):
                 return last

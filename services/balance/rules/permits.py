@@ -60,15 +60,26 @@ def check_grant(debtor: Debtor, negative_since_us: int, due_at_us: int, grace_us
 
 
 def check_orders(pending: Iterable[PendingOrder], due_us: int, now_us: int) -> None:
-    """Raise Refusal while a payment may be under way; `due_us` is where the grace period ends."""
+    """Raise Refusal while a payment may be under way.
+
+    `due_us` is since when nothing else stands in the deletion's way, as whoever asks for the permit says: no earlier
+    than the end of the grace period.
+    """
     for order in pending:
         if order.attempted or now_us < due_us + UNATTEMPTED_DELAY_US:
             raise Refusal("pending-order", f"order {order.order_id} may still be paid", order_id=order.order_id)
 
 
-def keeps_back(*, attempted: bool, negative_since_us: int | None, grace_us: int, now_us: int) -> bool:
-    """Whether an order that is registered now voids permits. One without an attempt does not once its time is spent."""
-    return attempted or negative_since_us is None or now_us < negative_since_us + grace_us + UNATTEMPTED_DELAY_US
+def keeps_back(
+    *, attempted: bool, negative_since_us: int | None, grace_us: int, permit_due_us: int | None, now_us: int
+) -> bool:
+    """Whether an order that is registered now voids permits. One without an attempt does not once its time is spent.
+
+    `permit_due_us` is from where the last permit of this debt counts.
+    """
+    if attempted or negative_since_us is None:
+        return True
+    return now_us < max(negative_since_us + grace_us, permit_due_us or 0) + UNATTEMPTED_DELAY_US
 
 
 def is_live(permit: Permit, debtor: Debtor, now_us: int) -> bool:

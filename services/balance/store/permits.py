@@ -24,6 +24,16 @@ async def load_last_permit(
     return number, Permit(*rest)
 
 
+async def load_last_due(connection: Connection, account_id: int, negative_since_us: int) -> int | None:
+    """From where the last permit of a debt counts; None without one."""
+    due_us: int | None = await connection.fetchval(
+        "select due_at from deletion_permit where account_id = $1 and negative_since = $2 order by number desc limit 1",
+        account_id,
+        negative_since_us,
+    )
+    return due_us
+
+
 async def insert_permit(
     connection: Connection, permit: Permit, number: int, due_at_us: int, granted_at_us: int
 ) -> None:

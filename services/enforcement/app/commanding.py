@@ -58,6 +58,7 @@ class Commanding:
                     reason=None,
                     permit_id=permit.permit_id,
                     permit_expires_at_us=permit.expires_at,
+                    deletable_at_us=known.deletable_at_us,
                 )
             )
             live = await load_live(connection, known.key)

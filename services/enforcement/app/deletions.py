@@ -18,7 +18,14 @@ from services.enforcement.app.survey import Neighbours, Survey
 from services.enforcement.clients.asking import OutOfReachError, RefusedError
 from services.enforcement.positions import Positions
 from services.enforcement.rules.deletion import Case
-from services.enforcement.rules.guards import Evidence, Objection, bounds_of, describe, find_objections
+from services.enforcement.rules.guards import (
+    Evidence,
+    Objection,
+    bounds_of,
+    describe,
+    find_objections,
+    follow_deletable,
+)
 from services.enforcement.store.cases import claim_due_case, load_cases, pause_case, save_evidence
 from services.enforcement.store.doubts import note_doubt
 from services.enforcement.store.resources import load_live
@@ -35,6 +42,8 @@ LEASE_SECONDS = 10.0
 CASES_MAX = 50
 # So many resources that are somebody else's are named in a case's reason.
 NAMED_MAX = 5
+# Refusals of balance's after which a case is as deletable as before, but for orders and for time.
+OF_ORDERS_OR_TIME = frozenset({"pending-order", "ordered-since", "permit-expired", "not-due"})
 # The one runtime for which deletions are carried out and not only planned.
 CARRYING_OUT = "simulator"
 NO_GUARDS = "guards are not installed for this runtime: nothing is deleted, this is a plan"
@@ -111,20 +120,29 @@ class Deletions:
             await self._enforce.apply_answers([evidence.account])
         settings = self._settings
         bounds = bounds_of(settings.enforcement_clock_skew_seconds_max, settings.enforcement_lag_seconds_max)
+        case = follow_deletable(case, evidence, bounds)
         objections = find_objections(case, evidence, bounds)
         if objections:
             return await self._freeze(case, objections, evidence)
         try:
-            # A region's grace period may have become longer than it was when the case began: balance goes by today's.
-            grace_us = settings.grace_of(case.key.region).grace_seconds * SECOND_US
-            due_at_us = max(case.due_at_us, case.negative_since_us + grace_us)
-            permit = await self._balance.ask_permit(case.key, case.negative_since_us, due_at_us)
+            permit = await self._balance.ask_permit(case.key, case.negative_since_us, self._permit_due_us(case))
             targets = await self._commanding.begin(case, permit, evidence)
             return await self._carry_out(case, permit.permit_id, [target.resource_id for target in targets])
         except RefusedError as error:
+            if error.code not in OF_ORDERS_OR_TIME:
+                case = replace(case, deletable_at_us=None)
             return await self._freeze(case, [Objection("permit", str(error), "case")], evidence)
         except BreakerError as error:
+            case = replace(case, deletable_at_us=None)
             return await self._freeze(case, [Objection("breaker", str(error), "region")], evidence)
+
+    def _permit_due_us(self, case: Case) -> int:
+        """What balance counts the two hours of untried orders from, as we do.
+
+        A region's grace period may have become longer than it was when the case began: balance goes by today's.
+        """
+        grace_us = self._settings.grace_of(case.key.region).grace_seconds * SECOND_US
+        return max(case.due_at_us, case.negative_since_us + grace_us, case.deletable_at_us or 0)
 
     async def _carry_out(self, case: Case, permit_id: str, resource_ids: list[str]) -> bool:
         """Command resource by resource, each redeemed right before; one that fails holds up no other.
@@ -187,12 +205,19 @@ class Deletions:
         async with self._enforce.unit() as (connection, unit):
             scene = await unit.begin([known.key])
             current = find_open(await load_cases(connection, [known.key]), known)
-            if current is None or (current.state, current.reason) == ("frozen", reason):
+            if current is None:
                 return False
-            case = scene.change_case(replace(current, state="frozen", reason=reason))
-            scene.messages.append(unit.make.case_event("deletion.frozen", case, reason))
+            is_news = (current.state, current.reason) != ("frozen", reason)
+            if not is_news and current.deletable_at_us == known.deletable_at_us:
+                return False
+            changed = replace(current, state="frozen", reason=reason, deletable_at_us=known.deletable_at_us)
+            case = scene.change_case(changed)
+            if is_news:
+                scene.messages.append(unit.make.case_event("deletion.frozen", case, reason))
             await unit.save(scene)
             await save_evidence(connection, case.case_id, asdict(evidence))
+        if not is_news:
+            return False
         metrics.DELETIONS_FROZEN.inc()
         # A shared cause has its own line, once per region; the case's own reason pages when it is new.
         own = describe([objection for objection in objections if objection.scope == "case"])

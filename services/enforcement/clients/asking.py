@@ -20,7 +20,11 @@ class UnusableAnswerError(OutOfReachError):
 
 
 class RefusedError(Exception):
-    """The neighbour answered with a conflict (409): it does not agree to what was asked."""
+    """The neighbour answered with a conflict (409): it does not agree to what was asked. `code` names the reason."""
+
+    def __init__(self, reason: str, code: str = "") -> None:
+        super().__init__(reason)
+        self.code = code
 
 
 class Answer(BaseModel):
@@ -70,7 +74,7 @@ class Asker:
 
     def read(self, model: type[ModelT], response: httpx.Response) -> ModelT:
         if response.status_code == httpx.codes.CONFLICT and is_problem(response):
-            raise RefusedError(_reason(response))
+            raise _refusal(response)
         if not response.is_success:
             raise self._count(
                 OutOfReachError(f"{self.name} answered {response.status_code} to {response.request.url.path}")
@@ -94,12 +98,13 @@ def is_problem(response: httpx.Response) -> bool:
     return str(response.headers.get("content-type", "")).startswith("application/problem+json")
 
 
-def _reason(response: httpx.Response) -> str:
+def _refusal(response: httpx.Response) -> RefusedError:
     try:
         problem = _Problem.model_validate_json(response.content)
     except ValidationError:
-        return "conflict"
-    return f"{problem.type.rpartition(':')[2]}: {problem.detail}"[:500]
+        return RefusedError("conflict")
+    code = problem.type.rpartition(":")[2]
+    return RefusedError(f"{code}: {problem.detail}"[:500], code)
 
 
 def open_client(url: str) -> httpx.AsyncClient:

@@ -24,7 +24,7 @@ class Case:
     """One uninterrupted time below zero of one account, and what comes of it. `changes` counts its events.
 
     The grace period runs from `began_at_us` to `due_at_us`. `remind_at_us` is when the next reminder is due, None after
-    the last one.
+    the last one. Since `deletable_at_us` nothing but orders that nobody tried to pay stands in its way.
     """
 
     key: AccountKey
@@ -38,6 +38,7 @@ class Case:
     permit_expires_at_us: int | None = None
     reminded_at_us: int | None = None
     changes: int = 0
+    deletable_at_us: int | None = None
 
     @property
     def case_id(self) -> str:

@@ -5,14 +5,14 @@ resource under the account's lock, right before its command.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from services.enforcement.rules.account import Account
 from services.enforcement.rules.deletion import Case, is_due
 from shared.clock import HOUR_US, SECOND_US, format_instant
 
-# As balance has it: an order that nobody tried to pay delays a deletion by no more than this.
+# As balance has it: orders that nobody tried to pay delay a deletion by no more than this, all together.
 UNATTEMPTED_DELAY_US = 2 * HOUR_US
 
 
@@ -102,6 +102,18 @@ def find_objections(case: Case, evidence: Evidence, bounds: Bounds) -> tuple[Obj
     return tuple(Objection(guard.name, reason, guard.scope) for guard, reason in found if reason is not None)
 
 
+def follow_deletable(case: Case, evidence: Evidence, bounds: Bounds) -> Case:
+    """The case with the instant since which nothing but untried orders stands in its way, None if something else does.
+
+    By the earlier of our clock and balance's: balance counts from it too, and does not believe in a later one.
+    """
+    if any(guard.check(case, evidence, bounds) is not None for guard in GUARDS if guard.name != UNTRIED_ORDERS):
+        return replace(case, deletable_at_us=None)
+    if case.deletable_at_us is not None or evidence.balance is None:
+        return case
+    return replace(case, deletable_at_us=min(evidence.asked_at_us, evidence.balance.now_us))
+
+
 def _is_halted(_case: Case, evidence: Evidence, _bounds: Bounds) -> str | None:
     return f"deletions wait for an operator: {'; '.join(evidence.halts)}" if evidence.halts else None
 
@@ -159,13 +171,24 @@ def _payment_clock(_case: Case, evidence: Evidence, bounds: Bounds) -> str | Non
     return "payment is out of reach" if payments is None else _differs("payment", payments.now_us, evidence, bounds)
 
 
-def _money_on_its_way(case: Case, evidence: Evidence, _bounds: Bounds) -> str | None:
+def _money_on_its_way(_case: Case, evidence: Evidence, _bounds: Bounds) -> str | None:
     payments = evidence.payments
     if payments is None:
         return None
-    waits = evidence.asked_at_us < case.due_at_us + UNATTEMPTED_DELAY_US
-    open_names = [item.name for item in payments.open if item.attempted or not item.asked or waits]
+    open_names = [item.name for item in payments.open if item.attempted or not item.asked]
     return f"a payment may still be credited: {', '.join(open_names)}" if open_names else None
+
+
+def _untried_orders(case: Case, evidence: Evidence, _bounds: Bounds) -> str | None:
+    """Whoever has just begun to pay has two hours, whenever that is; whoever only begins again and again has no more.
+
+    So they count from when nothing else stood in the way: a case can have been frozen for days until then.
+    """
+    payments, since_us = evidence.payments, case.deletable_at_us
+    if payments is None or (since_us is not None and evidence.asked_at_us >= since_us + UNATTEMPTED_DELAY_US):
+        return None
+    open_names = [item.name for item in payments.open if not item.attempted and item.asked]
+    return f"an order may still be paid: {', '.join(open_names)}" if open_names else None
 
 
 def _not_due(case: Case, evidence: Evidence, _bounds: Bounds) -> str | None:
@@ -213,6 +236,7 @@ def _differs(name: str, now_us: int, evidence: Evidence, bounds: Bounds) -> str 
     return f"the clocks of {name} and enforcement differ"
 
 
+UNTRIED_ORDERS = "untried-orders"
 GUARDS: tuple[Guard, ...] = (
     Guard("halted", "region", _is_halted),
     Guard("unseen", "region", _has_unseen),
@@ -225,6 +249,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard("held-back", "case", _held_back),
     Guard("payment-clock", "region", _payment_clock),
     Guard("open-payments", "case", _money_on_its_way),
+    Guard(UNTRIED_ORDERS, "case", _untried_orders),
     Guard("due", "case", _not_due),
     Guard("account", "case", _unknown_account),
     Guard("version", "case", _older_answer),

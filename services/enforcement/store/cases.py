@@ -90,13 +90,13 @@ async def save_cases(connection: Connection, cases: Sequence[Case], now_us: int)
     await connection.executemany(
         """
         insert into deletion_case (case_id, region, tenant_id, negative_since, opened_at, began_at, due_at, remind_at,
-          reminded_at, state, reason, permit_id, permit_expires_at, changed_at, changes)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $5, $14)
+          reminded_at, state, reason, permit_id, permit_expires_at, changed_at, changes, deletable_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $5, $14, $15)
         on conflict (case_id) do update
         set began_at = excluded.began_at, due_at = excluded.due_at, remind_at = excluded.remind_at,
             reminded_at = excluded.reminded_at, state = excluded.state, reason = excluded.reason,
             permit_id = excluded.permit_id, permit_expires_at = excluded.permit_expires_at,
-            changed_at = excluded.changed_at, changes = excluded.changes
+            changed_at = excluded.changed_at, changes = excluded.changes, deletable_at = excluded.deletable_at
         """,
         [
             (
@@ -109,6 +109,7 @@ async def save_cases(connection: Connection, cases: Sequence[Case], now_us: int)
                     case.permit_id,
                     case.permit_expires_at_us,
                     case.changes,
+                    case.deletable_at_us,
                 ),
             )
             for case in cases
@@ -166,9 +167,10 @@ _INSTANTS = (
     "reminded_at",
     "changed_at",
     "permit_expires_at",
+    "deletable_at",
 )
 _COLUMNS = """c.case_id, c.region, c.tenant_id, c.negative_since, c.began_at, c.due_at, c.remind_at, c.reminded_at,
-  c.state, c.reason, c.permit_id, c.permit_expires_at, c.changes"""
+  c.state, c.reason, c.permit_id, c.permit_expires_at, c.changes, c.deletable_at"""
 
 
 def _instant(instant_us: int | None) -> str | None:
@@ -188,4 +190,5 @@ def _case(row: asyncpg.Record) -> Case:
         row["permit_expires_at"],
         row["reminded_at"],
         row["changes"],
+        row["deletable_at"],
     )

@@ -21,6 +21,7 @@ from services.enforcement.rules.guards import (
     bounds_of,
     find_command_objection,
     find_objections,
+    follow_deletable,
 )
 from shared.clock import HOUR_US, SECOND_US
 
@@ -77,7 +78,8 @@ DOUBTS: list[tuple[str, Callable[[Evidence], Evidence]]] = [
     ("payment-clock", evidence(payments=None)),
     ("payment-clock", payments(now_us=NOW_US - SKEW_US - 1)),
     ("open-payments", payments(open=(OpenPayment("payment stripe:pi_1", attempted=True, asked=True),))),
-    ("open-payments", payments(open=(OpenPayment("order ord-1", attempted=False, asked=True),))),
+    ("open-payments", payments(open=(OpenPayment("order ord-1", attempted=False, asked=False),))),
+    ("untried-orders", payments(open=(OpenPayment("order ord-1", attempted=False, asked=True),))),
     ("account", evidence(account=None)),
     ("version", evidence(known_version=8)),
     ("state", account(state="ok")),
@@ -117,9 +119,24 @@ def test_evidence_that_agrees_up_to_every_bound_deletes() -> None:
         metering=replace(METERING, now_us=late.asked_at_us + SKEW_US, through_us=late.asked_at_us - LAG_US),
         payments=PaymentsSeen(late.asked_at_us, (OpenPayment("order ord-1", attempted=False, asked=True),)),
     )
-    assert objections(CASE, late) == [], "an order that nobody tried to pay delays two hours at most"
+    spent = replace(CASE, deletable_at_us=DUE_US)
+    assert objections(spent, late) == [], "an order that nobody tried to pay delays two hours at most"
+    for since_us in (None, DUE_US + 1):
+        assert objections(replace(CASE, deletable_at_us=since_us), late) == ["untried-orders"], "from when it could be"
     silent = replace(late, payments=PaymentsSeen(late.asked_at_us, (OpenPayment("order ord-1", False, asked=False),)))
-    assert objections(CASE, silent) == ["open-payments"], "unless its provider does not say that it is not paid"
+    assert objections(spent, silent) == ["open-payments"], "unless its provider does not say that it is not paid"
+
+
+def test_only_untried_orders_leave_a_case_deletable() -> None:
+    untried = payments(open=(OpenPayment("order ord-1", attempted=False, asked=True),))(AGREED)
+    behind = replace(untried, balance=replace(BALANCE, now_us=NOW_US - 7))
+    for seen, at_us in ((AGREED, NOW_US), (untried, NOW_US), (behind, NOW_US - 7)):
+        case = follow_deletable(CASE, seen, BOUNDS)
+        assert case.deletable_at_us == at_us
+        assert follow_deletable(case, replace(seen, asked_at_us=NOW_US - 1), BOUNDS) == case, "the first instant stays"
+        for name, spoil in DOUBTS:
+            if name != "untried-orders":
+                assert follow_deletable(case, spoil(AGREED), BOUNDS).deletable_at_us is None, name
 
 
 def test_every_guard_has_its_doubt() -> None:
