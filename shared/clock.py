@@ -20,6 +20,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
+def minute_of(instant_us: int) -> int:
+    """The full minute of UTC in which an instant lies, by its beginning."""
+    return instant_us - instant_us % MINUTE_US
+
+
 class Clock(Protocol):
     """Where a service takes its time from."""
 

@@ -9,17 +9,27 @@ column at a time (`_Steady`); of any other batch every line is decoded and looke
 
 import re
 from itertools import islice
-from typing import Annotated, Final
+from typing import Annotated, Final, NamedTuple
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from shared.events.charges import LINE_AMOUNT_MICROS_MAX, SLOTS_MAX, LineClass, decompress, line_fault, total_fault
+from shared.clock import SECOND_US
+from shared.events.charges import (
+    LINE_AMOUNT_MICROS_MAX,
+    SECONDS_MAX,
+    SLOTS_MAX,
+    LineClass,
+    decompress,
+    line_fault,
+    total_fault,
+)
 from shared.events.cloudevents import read_instant
 
 Total = tuple[str, LineClass, int]
 _Ints = NDArray[np.int64]
+_NULL: Final = msgspec.Raw(b"null")
 
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,31}", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
@@ -52,6 +62,13 @@ class WireLines(msgspec.Struct, gc=False):
     prices_micros: msgspec.Raw
     amounts_micros: msgspec.Raw
     causes: msgspec.Raw
+    starts: msgspec.Raw = _NULL
+    slots_seconds: msgspec.Raw = _NULL
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether lines say when they were used."""
+        return bytes(self.starts) != b"null"
 
 
 class WireBatch(msgspec.Struct, gc=False):
@@ -62,10 +79,25 @@ class WireBatch(msgspec.Struct, gc=False):
     book_version: int
     accounts: list[WireAccount]
     lines: WireLines
+    used_from: str | None = None
+    used_until: str | None = None
+    charged_through: str | None = None
 
     @property
     def charged_at_us(self) -> int:
         return read_instant(self.charged_at)
+
+    @property
+    def used_from_us(self) -> int | None:
+        return None if self.used_from is None else read_instant(self.used_from)
+
+    @property
+    def used_until_us(self) -> int | None:
+        return None if self.used_until is None else read_instant(self.used_until)
+
+    @property
+    def charged_through_us(self) -> int | None:
+        return None if self.charged_through is None else read_instant(self.charged_through)
 
 
 class WireHead(msgspec.Struct, gc=False):
@@ -85,6 +117,8 @@ class _EveryLine(msgspec.Struct, gc=False):
     prices_micros: list[int]
     amounts_micros: list[int]
     causes: list[str]
+    starts: list[int] | None = None
+    slots_seconds: list[int] | None = None
 
 
 class _EveryLineOf(msgspec.Struct, gc=False):
@@ -128,13 +162,22 @@ def read_wire(value: bytes) -> WireBatch:
     """Read a record's value. Raises ValueError for bytes that are no consistent batch (msgspec's error is one)."""
     document = decompress(value)
     batch = _decoder.decode(document)
-    read_instant(batch.charged_at)
+    _check_instants(batch)
     accounts = batch.accounts
     if len({(account.region, account.tenant_id) for account in accounts}) != len(accounts):
         raise ValueError("an account stands in the batch twice")
     if not _Steady(batch).agrees():
         _check_each(batch, document)
     return batch
+
+
+def _check_instants(batch: WireBatch) -> None:
+    for instant in (batch.charged_at, batch.used_from, batch.used_until, batch.charged_through):
+        if instant is not None:
+            read_instant(instant)
+    timed = batch.lines.is_timed, bytes(batch.lines.slots_seconds) != b"null"
+    if (batch.used_from is None) is not (batch.used_until is None) or timed[0] is not timed[1]:
+        raise ValueError("half of when it was used is missing")
 
 
 def read_head(value: bytes) -> WireHead | None:
@@ -175,7 +218,14 @@ class _Steady:
             and _has_counts(lines.slots, count)
             and _has_counts(lines.amounts_micros, count)
             and self._slots_are_bounded()
+            and (not lines.is_timed or self._times_agree())
             and self._adds_up()
+        )
+
+    def _times_agree(self) -> bool:
+        columns = (self._lines.starts, self._lines.slots_seconds)
+        return all(
+            _has_counts(column, self._count) and int(_numbers(column).max()) <= SECONDS_MAX for column in columns
         )
 
     def _slots_are_bounded(self) -> bool:
@@ -323,7 +373,7 @@ def _numbers(column: msgspec.Raw) -> _Ints:
 def _check_each(batch: WireBatch, document: bytes | bytearray) -> None:
     """Look at every line. Raises ValueError."""
     lines = _lines_decoder.decode(document).lines
-    columns = [getattr(lines, name) for name in _EveryLine.__struct_fields__]
+    columns = [column for name in _EveryLine.__struct_fields__ if (column := getattr(lines, name)) is not None]
     count = sum(account.lines for account in batch.accounts)
     if any(len(column) != count for column in columns):
         raise ValueError(f"the accounts have {count} lines, the columns {[len(column) for column in columns]}")
@@ -331,6 +381,8 @@ def _check_each(batch: WireBatch, document: bytes | bytearray) -> None:
         raise ValueError("a text holds control characters")
     if any(slot < 0 for slot in lines.slots_from):
         raise ValueError("a line begins before the first slot")
+    if any(not 0 <= seconds <= SECONDS_MAX for seconds in (*(lines.starts or ()), *(lines.slots_seconds or ()))):
+        raise ValueError("a line begins or lasts beyond bounds")
     rows = zip(lines.kinds, lines.classes, lines.slots, lines.prices_micros, lines.amounts_micros, strict=True)
     for account in batch.accounts:
         _check_totals(account)
@@ -350,6 +402,41 @@ def _check_totals(account: WireAccount) -> None:
             raise ValueError(f"a total of {account.region}/{account.tenant_id} {fault}")
     if len({total[:2] for total in account.totals}) != len(account.totals):
         raise ValueError(f"a kind and class of {account.region}/{account.tenant_id} has two totals")
+
+
+class UsedLine(NamedTuple):
+    """A line with when it was used: `slots` of `slot_us` each, from `start_us` on."""
+
+    kind: str
+    line_class: LineClass
+    amount_micros: int
+    slots: int
+    start_us: int
+    slot_us: int
+
+
+def read_used(value: bytes, region: str, tenant_id: str) -> list[UsedLine]:
+    """An account's lines of a posted batch that says when they were used; none of one that does not."""
+    document = decompress(value)
+    lines = _lines_decoder.decode(document).lines
+    if lines.starts is None or lines.slots_seconds is None:
+        return []
+    first = 0
+    for account in _decoder.decode(document).accounts:
+        if (account.region, account.tenant_id) == (region, tenant_id):
+            return [
+                UsedLine(
+                    lines.kinds[index],
+                    lines.classes[index],
+                    lines.amounts_micros[index],
+                    lines.slots[index],
+                    lines.starts[index] * SECOND_US,
+                    lines.slots_seconds[index] * SECOND_US,
+                )
+                for index in range(first, first + account.lines)
+            ]
+        first += account.lines
+    return []
 
 
 def read_shares(value: bytes) -> WireShares:

@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from services.metering.columns import LineColumns, Rated
-from services.metering.rules.lines import Line
-from shared.clock import format_instant
+from services.metering.rules.lines import Anchor, Line
+from shared.clock import SECOND_US, format_instant, minute_of
 from shared.events.charges import compress
 
 # No batch has more lines: it stays far below the topic's largest message. An account with more of them has a part in
@@ -28,6 +29,35 @@ class BatchHead:
     book_version: int
 
 
+class PartLine(NamedTuple):
+    """A single line. Without an anchor nobody knows when it was used."""
+
+    resource_id: str
+    line: Line
+    cause: str
+    anchor: Anchor | None
+
+    @property
+    def starts_us(self) -> tuple[int, int]:
+        """When its first and its last slot begin."""
+        assert self.anchor is not None
+        first_us = self.anchor.start_us(self.line.slot_from)
+        slots = abs(self.line.slots) or 1
+        return first_us, first_us + (slots - 1) * self.anchor.slot_seconds * SECOND_US
+
+
+class Window(NamedTuple):
+    """All slots of a batch begin at `from_us` or later, and before `until_us`."""
+
+    from_us: int
+    until_us: int
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it is more than a part of one minute, so that lines say themselves when they were used."""
+        return minute_of(self.from_us) != minute_of(self.until_us - 1)
+
+
 @dataclass(slots=True)
 class AccountPart:
     """An account's single lines (corrections, usage, and the first lines of resources) in one batch."""
@@ -35,12 +65,12 @@ class AccountPart:
     region: str
     tenant_id: str
     burn_micros_per_hour: int
-    lines: list[tuple[str, Line, str]] = field(default_factory=list)  # (resource id, line, cause)
+    lines: list[PartLine] = field(default_factory=list)
     admission_ids: list[str] = field(default_factory=list)
 
     def totals(self) -> list[tuple[str, str, int]]:
         sums: dict[tuple[str, str], int] = {}
-        for _, line, _ in self.lines:
+        for _, line, _, _ in self.lines:
             sums[line.kind, line.class_] = sums.get((line.kind, line.class_), 0) + line.amount_micros
         return [(kind, class_, amount) for (kind, class_), amount in sorted(sums.items())]
 
@@ -59,7 +89,7 @@ class _Columns:
     amounts_micros: list[int] = field(default_factory=list)
     causes: list[str] = field(default_factory=list)
 
-    def add(self, resource_id: str, line: Line, cause: str) -> None:
+    def add(self, resource_id: str, line: Line, cause: str, _anchor: Anchor | None) -> None:
         self.resource_ids.append(resource_id)
         self.kinds.append(line.kind)
         self.classes.append(line.class_)
@@ -72,18 +102,48 @@ class _Columns:
 
 
 def encode_parts(
-    shard: int, first_seq: int, head: BatchHead, parts: Iterable[AccountPart]
+    shard: int,
+    first_seq: int,
+    head: BatchHead,
+    parts: Iterable[AccountPart],
+    charged_through_us: int | None = None,
 ) -> Iterator[tuple[int, bytes]]:
-    """Batches of single lines, as (sequence number, compressed bytes)."""
-    for seq, chunk in enumerate(_chunks(parts), first_seq):
+    """Batches of single lines, as (sequence number, compressed bytes); the last one says `charged_through_us`."""
+    chunks = list(_chunks(parts))
+    for seq, chunk in enumerate(chunks, first_seq):
         columns = _Columns()
         accounts = []
         for part in chunk:
-            for resource_id, line, cause in part.lines:
-                columns.add(resource_id, line, cause)
+            for line in part.lines:
+                columns.add(*line)
             accounts.append(_account(part, part.totals(), len(part.lines)))
         lines = {name: getattr(columns, name) for name in _Columns.__slots__}
-        yield seq, compress(_document(shard, seq, head, accounts, orjson.dumps(lines)))
+        window, times = _times(part.lines for part in chunk)
+        through_us = charged_through_us if chunk is chunks[-1] else None
+        said = _Said(shard, seq, head, window, through_us)
+        yield seq, compress(_document(said, accounts, orjson.dumps(lines | times)))
+
+
+def encode_empty(shard: int, seq: int, head: BatchHead, charged_through_us: int) -> bytes:
+    """The batch of a shard in which there is nothing to charge, but up to where."""
+    nothing: dict[str, list[int]] = {name: [] for name in _Columns.__slots__}
+    return compress(_document(_Said(shard, seq, head, None, charged_through_us), [], orjson.dumps(nothing)))
+
+
+def _times(parts: Iterable[Sequence[PartLine]]) -> tuple[Window | None, dict[str, list[int]]]:
+    """When the slots of lines begin: the window of all, and where it is long the columns of each.
+
+    Nothing is known where nobody knows it of one of them.
+    """
+    lines = [line for part in parts for line in part]
+    if not lines or any(line.anchor is None for line in lines):
+        return None, {}
+    starts = [line.starts_us for line in lines]
+    window = Window(min(first for first, _ in starts), max(last for _, last in starts) + 1)
+    if not window.is_long:
+        return window, {}
+    seconds = [line.anchor.slot_seconds for line in lines if line.anchor is not None]
+    return window, {"starts": [first // SECOND_US for first, _ in starts], "slots_seconds": seconds}
 
 
 def _chunks(parts: Iterable[AccountPart]) -> Iterator[list[AccountPart]]:
@@ -121,8 +181,9 @@ def encode_tick(
     burns: NDArray[np.int64],
     rated: Sequence[Rated],
     lines: LineColumns,
+    window: Window,
 ) -> Iterator[tuple[int, bytes]]:
-    """A tick's batches of lines at rest, as (sequence number, compressed bytes)."""
+    """A tick's batches of lines at rest, as (sequence number, compressed bytes); the last one says its end."""
     kinds = np.array([item.kind for item in rated] or [""], dtype=np.object_)
     skus = np.array([item.sku for item in rated] or [""], dtype=np.object_)
     starts = _part_starts(lines)
@@ -148,7 +209,9 @@ def encode_tick(
                 strict=True,
             )
         ]
-        yield seq, compress(_document(shard, seq, head, described, _encode_lines(lines, span, kinds, skus)))
+        through_us = window.until_us if last == len(starts) else None
+        said = _Said(shard, seq, head, window, through_us)
+        yield seq, compress(_document(said, described, _encode_lines(lines, span, kinds, skus)))
         seq, first = seq + 1, last
 
 
@@ -192,9 +255,17 @@ def _encode_lines(lines: LineColumns, span: slice, kinds: NDArray[np.object_], s
         b'"slots":' + orjson.dumps(np.ascontiguousarray(lines.slots[span]), option=_NUMPY),
         b'"prices_micros":' + orjson.dumps(np.ascontiguousarray(lines.price_micros[span]), option=_NUMPY),
         b'"amounts_micros":' + orjson.dumps(np.ascontiguousarray(lines.amount_micros[span]), option=_NUMPY),
-        b'"causes":[' + b",".join([b'""'] * count) + b"]}",
+        b'"causes":[' + b",".join([b'""'] * count) + b"]",
     )
-    return b",".join(columns)
+    return b",".join(columns) + _encode_times(lines, span) + b"}"
+
+
+def _encode_times(lines: LineColumns, span: slice) -> bytes:
+    if lines.starts is None or lines.slots_seconds is None:
+        return b""
+    starts, seconds = (np.ascontiguousarray(column[span]) for column in (lines.starts, lines.slots_seconds))
+    dumped = orjson.dumps({"starts": starts, "slots_seconds": seconds}, option=_NUMPY)
+    return b"," + dumped[1:-1]
 
 
 def _account(part: AccountPart, totals: list[tuple[str, str, int]], lines: int) -> dict[str, object]:
@@ -208,14 +279,36 @@ def _account(part: AccountPart, totals: list[tuple[str, str, int]], lines: int) 
     }
 
 
-def _document(shard: int, seq: int, head: BatchHead, accounts: Sequence[dict[str, object]], lines: bytes) -> bytes:
+class _Said(NamedTuple):
+    """What a batch says of itself."""
+
+    shard: int
+    seq: int
+    head: BatchHead
+    window: Window | None
+    charged_through_us: int | None
+
+    def times(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+        if self.window is not None:
+            found |= {
+                "used_from": format_instant(self.window.from_us),
+                "used_until": format_instant(self.window.until_us),
+            }
+        if self.charged_through_us is not None:
+            found["charged_through"] = format_instant(self.charged_through_us)
+        return found
+
+
+def _document(said: _Said, accounts: Sequence[dict[str, object]], lines: bytes) -> bytes:
     start = orjson.dumps(
         {
-            "shard": shard,
-            "seq": seq,
-            "charged_at": format_instant(head.charged_at_us),
-            "function_version": head.function_version,
-            "book_version": head.book_version,
+            "shard": said.shard,
+            "seq": said.seq,
+            "charged_at": format_instant(said.head.charged_at_us),
+            "function_version": said.head.function_version,
+            "book_version": said.head.book_version,
+            **said.times(),
             "accounts": accounts,
         }
     )

@@ -54,7 +54,10 @@ class Rows:
 
 @dataclass(frozen=True, slots=True)
 class LineColumns:
-    """Lines of class `charge`, sorted by account."""
+    """Lines of class `charge`, sorted by account.
+
+    `starts` (in seconds, of the first slot) and `slots_seconds` are there where lines say themselves when they begin.
+    """
 
     account: NDArray[np.int32]
     rated: NDArray[np.int32]
@@ -63,6 +66,8 @@ class LineColumns:
     slots: Ints
     price_micros: Ints
     amount_micros: Ints
+    starts: Ints | None = None
+    slots_seconds: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.account)
@@ -107,29 +112,37 @@ def sort_rows(rows: Rows) -> Rows:
 
 
 EMPTY_ROWS = build_rows([])
+_UNTIMED = LineColumns.__slots__[:-2]
 
 
 def advance(
-    rows: Rows, rated: Sequence[Rated], tables: Mapping[str, PriceTable], from_us: int, through_us: int
+    rows: Rows,
+    rated: Sequence[Rated],
+    tables: Mapping[str, PriceTable],
+    from_us: int,
+    through_us: int,
+    *,
+    timed: bool = False,
 ) -> tuple[Rows, LineColumns]:
     """Charge what falls due in `[from_us, through_us)`; answer the rows as they are then, and the lines.
 
-    A price that takes effect inside the window cuts it there.
+    A price that takes effect inside the window cuts it there. `timed`: lines say when they begin.
     """
     cuts = _cuts(rated, tables, from_us, through_us)
     pieces = []
     for cut_us, changed in cuts:
-        rows, lines = _charge_due(rows, cut_us)
+        rows, lines = _charge_due(rows, cut_us, timed=timed)
         pieces.append(lines)
         if changed:
             rows = _reprice(rows, rated, tables, changed, cut_us)
-    rows, lines = _charge_due(rows, through_us)
+    rows, lines = _charge_due(rows, through_us, timed=timed)
     if not pieces:
         return rows, lines
     pieces.append(lines)
-    joined = LineColumns(*(np.concatenate([getattr(p, name) for p in pieces]) for name in LineColumns.__slots__))
+    names = LineColumns.__slots__ if timed else _UNTIMED
+    joined = LineColumns(*(np.concatenate([getattr(p, name) for p in pieces]) for name in names))
     order = np.lexsort((joined.rated, joined.account))
-    return rows, LineColumns(*(getattr(joined, name)[order] for name in LineColumns.__slots__))
+    return rows, LineColumns(*(getattr(joined, name)[order] for name in names))
 
 
 def _cuts(
@@ -158,17 +171,17 @@ def _reprice(
     return replace(rows, price_micros=price_micros)
 
 
-def _charge_due(rows: Rows, through_us: int) -> tuple[Rows, LineColumns]:
+def _charge_due(rows: Rows, through_us: int, *, timed: bool) -> tuple[Rows, LineColumns]:
     slot_us = rows.slot_seconds * SECOND_US
     slots = np.maximum((through_us - 1 - rows.next_due_us) // slot_us + 1, 0)
     index = np.nonzero(slots)[0]
     if not len(index):
-        return rows, _lines(rows, index, slots[index], slots[index])
+        return rows, _lines(rows, index, slots[index], slots[index], timed=timed)
     due = slots[index]
     price, seconds = rows.price_micros[index], rows.slot_seconds[index]
     carried = np.where(rows.last_price_micros[index] == price, rows.remainder[index], 0)
     amount, remainder = _divide(due, price, seconds, carried)
-    lines = _lines(rows, index, due, amount)
+    lines = _lines(rows, index, due, amount, timed=timed)
     next_slot, next_due_us = rows.next_slot.copy(), rows.next_due_us.copy()
     last_price, remainders = rows.last_price_micros.copy(), rows.remainder.copy()
     next_slot[index] += due
@@ -191,7 +204,7 @@ def _divide(due: Ints, price: Ints, seconds: Ints, carried: Ints) -> tuple[Ints,
     return _ints([pair[0] for pair in exact]), _ints([pair[1] for pair in exact])
 
 
-def _lines(rows: Rows, index: NDArray[np.intp], slots: Ints, amount: Ints) -> LineColumns:
+def _lines(rows: Rows, index: NDArray[np.intp], slots: Ints, amount: Ints, *, timed: bool) -> LineColumns:
     return LineColumns(
         rows.account[index],
         rows.rated[index],
@@ -200,4 +213,6 @@ def _lines(rows: Rows, index: NDArray[np.intp], slots: Ints, amount: Ints) -> Li
         slots,
         rows.price_micros[index],
         amount,
+        rows.next_due_us[index] // SECOND_US if timed else None,
+        rows.slot_seconds[index] if timed else None,
     )

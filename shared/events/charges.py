@@ -5,6 +5,11 @@ topic and in the ledger's evidence. Lines are columns of one length: an account'
 order. An account with more lines than a batch has room for stands in several batches, each with the totals of its own
 lines and the whole account's burn. `amounts_micros` are signed (a credit correction is negative) and add up to the
 accounts' totals.
+
+When what a batch charges was used is told by the minute, for the credit that only pays for use before its end: every
+slot of it begins in `[used_from, used_until)`. Where these lie in more than one minute, the lines say it themselves by
+`starts` and `slots_seconds`. `charged_through` comes with the last batch of a tick, empty or not: every resource of the
+shard is charged up to it, as far as metering knows.
 """
 
 from typing import Annotated, Final, Literal, Self
@@ -28,6 +33,8 @@ Integer = Annotated[int, Field(strict=True)]
 # The widest line: its amount fits the ledger's column, and an hour's sum of slots too.
 LINE_AMOUNT_MICROS_MAX: Final = AMOUNT_MICROS_MAX
 SLOTS_MAX: Final = 10**16
+# Beyond every instant that an event may have.
+SECONDS_MAX: Final = 10**11
 
 
 def total_fault(total: tuple[str, LineClass, int]) -> str | None:
@@ -56,7 +63,9 @@ class Lines(BaseModel):
 
     `slots_from` is the first slot (or 0 for service usage), `slots` their number (service usage: the quantity; in a
     correction the net change), `prices_micros` the price per hour of the whole configuration (service usage: of its
-    unit), `causes` the event that made a correction or usage line ("" for the tick).
+    unit), `causes` the event that made a correction or usage line ("" for the tick). `starts` is when the first slot
+    begins, in seconds since 1970, and `slots_seconds` how long one lasts (0: all of the line begins with the first); a
+    correction counts as slots that follow one another.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,6 +79,8 @@ class Lines(BaseModel):
     prices_micros: list[Integer]
     amounts_micros: list[Micros]
     causes: list[str]
+    starts: list[Annotated[int, Field(strict=True, ge=0, le=SECONDS_MAX)]] | None = None
+    slots_seconds: list[Annotated[int, Field(strict=True, ge=0, le=SECONDS_MAX)]] | None = None
 
 
 class AccountCharges(BaseModel):
@@ -95,12 +106,18 @@ class ChargeBatch(BaseModel):
     charged_at: SentInstant
     function_version: int
     book_version: int
+    used_from: SentInstant | None = None
+    used_until: SentInstant | None = None
+    charged_through: SentInstant | None = None
     accounts: list[AccountCharges]
     lines: Lines
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
-        columns = {name: getattr(self.lines, name) for name in Lines.model_fields}
+        timed = (self.lines.starts, self.lines.slots_seconds)
+        if (self.used_from is None) is not (self.used_until is None) or (timed[0] is None) is not (timed[1] is None):
+            raise ValueError("half of when it was used is missing")
+        columns = {name: column for name in Lines.model_fields if (column := getattr(self.lines, name)) is not None}
         count = sum(account.lines for account in self.accounts)
         if any(len(column) != count for column in columns.values()):
             raise ValueError("columns and the accounts' line counts differ in length")

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Mapping, Sequence
 
+from shared.clock import MINUTE_US, SECOND_US
 from shared.events.charges import AccountCharges, ChargeBatch, LineClass, Lines, Total, compress
 from shared.ids import shard_of
 from shared.kafka import Record
@@ -24,15 +25,27 @@ def charges(
 
 
 def make_batch(
-    shard: int, seq: int, parts: Sequence[tuple[AccountCharges, list[tuple[str, str, LineClass, int]]]]
+    shard: int,
+    seq: int,
+    parts: Sequence[tuple[AccountCharges, list[tuple[str, str, LineClass, int]]]],
+    *,
+    used: tuple[int, int] | None = None,
+    through: int | None = None,
+    slots: int = 1,
 ) -> ChargeBatch:
+    """`used`: the minutes in which it was used, beginning with the first, a slot in each; `through`: charged up to."""
     lines = [line for _, own in parts for line in own]
+    used_from, used_until = used or (None, None)
+    is_long = used is not None and used[1] - used[0] > MINUTE_US
     return ChargeBatch(
         shard=shard,
         seq=seq,
         charged_at=CHARGED_AT_US,
         function_version=1,
         book_version=1,
+        used_from=used_from,
+        used_until=used_until,
+        charged_through=through,
         accounts=[account for account, _ in parts],
         lines=Lines(
             resource_ids=[line[0] for line in lines],
@@ -40,16 +53,18 @@ def make_batch(
             classes=[line[2] for line in lines],
             skus=["h100"] * len(lines),
             slots_from=[0] * len(lines),
-            slots=[-1 if line[3] < 0 else 1 for line in lines],
+            slots=[-slots if line[3] < 0 else slots for line in lines],
             prices_micros=[60] * len(lines),
             amounts_micros=[line[3] for line in lines],
             causes=["" if line[2] == "charge" else "platform/evt" for line in lines],
+            starts=[used[0] // SECOND_US] * len(lines) if used is not None and is_long else None,
+            slots_seconds=[60] * len(lines) if is_long else None,
         ),
     )
 
 
 def encode(batch: ChargeBatch) -> bytes:
-    return compress(batch.model_dump_json().encode())
+    return compress(batch.model_dump_json(exclude_none=True).encode())
 
 
 def simple(seq: int, amounts: Mapping[str, int], *, burn: int = 0) -> bytes:
@@ -60,6 +75,20 @@ def simple(seq: int, amounts: Mapping[str, int], *, burn: int = 0) -> bytes:
             shard, seq, [charges(name, [("gpu", "charge", amount)], burn=burn) for name, amount in amounts.items()]
         )
     )
+
+
+def used(seq: int, tenant_id: str, amount: int, from_us: int, minutes: int = 1, *, through: int | None = None) -> bytes:
+    """What a tenant used from an instant on, as much in each minute, in a tick that ends with it or at `through`."""
+    until_us = from_us + minutes * MINUTE_US
+    part = charges(tenant_id, [("gpu", "charge", amount)])
+    shard = shard_of("vn", tenant_id, SHARDS)
+    through = until_us if through is None else through
+    return encode(make_batch(shard, seq, [part], used=(from_us, until_us), through=through, slots=minutes))
+
+
+def idle(seq: int, tenant_id: str, through_us: int) -> bytes:
+    """A tick of a tenant's shard in which nothing is charged."""
+    return encode(make_batch(shard_of("vn", tenant_id, SHARDS), seq, [], through=through_us))
 
 
 def tenants_of(shard: int, count: int) -> list[str]:

@@ -105,7 +105,9 @@ async def test_what_the_topics_no_longer_tell_stops_the_restore_and_changes_noth
     await live(meter)
     topics = await Topics.of(meter)
     if lost == "a batch":
-        del topics.records[CHARGES][0]
+        # One with another after it: that an idle shard's only one is gone, nobody can see.
+        shards = [orjson.loads(decompress(value or b""))["shard"] for value in topics.records[CHARGES]]
+        del topics.records[CHARGES][next(n for n, shard in enumerate(shards) if shards.count(shard) > 1)]
     elif lost == "a price book":
         topics.records[PRICE_BOOKS].clear()
     else:

@@ -130,7 +130,7 @@ class Streams:
 
     def _read(self, batch: ChargeBatch) -> Arrival:
         try:
-            return self._poster.read(compress(batch.model_dump_json().encode()))
+            return self._poster.read(compress(batch.model_dump_json(exclude_none=True).encode()))
         except ValueError as error:
             raise Refusal("batch-refused", str(error), status=422) from error
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from services.metering.batches import AccountPart
+from services.metering.batches import AccountPart, PartLine, Window
 from services.metering.columns import EMPTY_ROWS, LineColumns, Rated, Rows, advance, build_rows, merge_rows, sort_rows
 from services.metering.rules.charge import Cursor, burn_at, charge, steady
 from services.metering.rules.lines import Line, tick_lines
@@ -287,13 +287,17 @@ class ShardCache:
     def _advance(self, tables: Tables, through_us: int, failed: dict[Key, str]) -> tuple[Rows, LineColumns]:
         """Charge the rows; if a resource's can't be charged, those of all others."""
         try:
-            return advance(self.rows, self.rated, tables, self.through_us, through_us)
+            return self._advance_rows(self.rows, tables, through_us)
         except (OverflowError, ArithmeticError, ValueError) as error:
             broken = self._find_broken(tables, through_us, self.rows)
             if not broken:
                 raise
             failed.update(dict.fromkeys(broken, describe_error(error)))
-            return advance(self._without(self.rows, broken), self.rated, tables, self.through_us, through_us)
+            return self._advance_rows(self._without(self.rows, broken), tables, through_us)
+
+    def _advance_rows(self, rows: Rows, tables: Tables, through_us: int) -> tuple[Rows, LineColumns]:
+        timed = Window(self.through_us, through_us).is_long
+        return advance(rows, self.rated, tables, self.through_us, through_us, timed=timed)
 
     def _find_broken(self, tables: Tables, through_us: int, rows: Rows) -> set[Key]:
         """The resources whose rows can't be charged, by halving."""
@@ -348,6 +352,7 @@ def add_lines(parts: dict[Account, AccountPart], resource: Resource, added: tupl
         return
     account = (resource.region, resource.tenant_id)
     part = parts.setdefault(account, AccountPart(*account, 0))
-    part.lines += [(resource.resource_id, line, "") for line in lines]
+    anchor = resource.history.anchor
+    part.lines += [PartLine(resource.resource_id, line, "", anchor) for line in lines]
     if is_first and resource.admission_id is not None:
         part.admission_ids.append(resource.admission_id)

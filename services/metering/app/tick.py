@@ -17,7 +17,7 @@ from services.metering.app.cache import ShardCache, Tables, TickPlan
 from services.metering.app.guard import ClockGuard
 from services.metering.app.read_until import ReadUntil
 from services.metering.app.work import FUNCTION_VERSION, Prices, charge_message
-from services.metering.batches import BatchHead, encode_parts, encode_tick
+from services.metering.batches import BatchHead, Window, encode_empty, encode_parts, encode_tick
 from services.metering.settings import Settings
 from services.metering.snapshots import decode_snapshot
 from services.metering.store import resources as resource_store
@@ -25,7 +25,7 @@ from services.metering.store import shards as shard_store
 from services.metering.store.resources import Resource, Unreadable
 from services.metering.store.shards import Shard
 from services.metering.store.snapshots import StoredSnapshot, load_snapshot, save_snapshot
-from shared.clock import SECOND_US, Clock
+from shared.clock import HOUR_US, SECOND_US, Clock, minute_of
 from shared.db import Connection, Pool, ensure_partitions, is_transient, past_races, transaction
 from shared.errors import Corruption
 from shared.log import get_logger
@@ -197,7 +197,7 @@ class Ticker:
         burns: dict[tuple[str, str], tuple[int, int]] = {}
         for shard in due:
             cache = await self._fresh_cache(connection, shard, tables)
-            through_us = min(target_us, shard.metered_through_us + self._advance_us())
+            through_us = self._through_us(shard, target_us)
             await self._heat_expired(connection, cache, through_us)
             plan = cache.plan(through_us, tables, await self._load_retried(connection, cache))
             batches = _encode(shard, head, cache, plan)
@@ -236,6 +236,17 @@ class Ticker:
         await resource_store.set_charged_through(connection, shard.shard, version, plan.recovered, None)
         await release(connection, TICK, [_name(key) for key in plan.recovered])
         return version
+
+    def _through_us(self, shard: Shard, target_us: int) -> int:
+        """Up to where a shard is ticked now.
+
+        A tick ends with the last full minute, if it comes to one: then the next ones lie within a minute each, and
+        their lines need not say when they were used. A test goes exactly where its clock stands.
+        """
+        through_us = min(target_us, shard.metered_through_us + self._advance_us())
+        if self._clock.is_test or minute_of(through_us) <= shard.metered_through_us:
+            return through_us
+        return minute_of(through_us)
 
     def _advance_us(self) -> int:
         """How far one tick may go: bounded while the sanity limits are on, so that a wild clock does little."""
@@ -313,11 +324,17 @@ def _name(key: tuple[str, str]) -> str:
 
 
 def _encode(shard: Shard, head: BatchHead, cache: ShardCache, plan: TickPlan) -> list[tuple[int, Message]]:
-    """The tick's batches with their sequence numbers: single lines first, then those at rest."""
-    batches: list[tuple[int, Message]] = []
-    for seq, value in encode_parts(shard.shard, shard.seq + 1, head, plan.parts):
-        batches.append((seq, charge_message(shard.shard, value)))
-    seq = shard.seq + len(batches) + 1
-    for number, value in encode_tick(shard.shard, seq, head, cache.accounts, plan.burns, cache.rated, plan.lines):
-        batches.append((number, charge_message(shard.shard, value)))
-    return batches
+    """The tick's batches with their sequence numbers: single lines first, then those at rest.
+
+    The last one says up to where the shard is charged. A shard with nothing to charge says it at first, and once an
+    hour.
+    """
+    number, from_us, through_us = shard.shard, shard.metered_through_us, plan.through_us
+    of_parts = None if len(plan.lines) else through_us
+    batches = list(encode_parts(number, shard.seq + 1, head, plan.parts, of_parts))
+    if len(plan.lines):
+        seq, window = shard.seq + len(batches) + 1, Window(from_us, through_us)
+        batches += encode_tick(number, seq, head, cache.accounts, plan.burns, cache.rated, plan.lines, window)
+    elif not batches and (not shard.seq or from_us // HOUR_US < through_us // HOUR_US):
+        batches.append((shard.seq + 1, encode_empty(number, shard.seq + 1, head, through_us)))
+    return [(seq, charge_message(number, value)) for seq, value in batches]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from services.metering.app.lifecycle import ADVICE, Rules, waiting_record
 from services.metering.app.work import Work
 from services.metering.rules.acceptance import FUTURE_SECONDS_DEAD, FUTURE_SECONDS_MAX
-from services.metering.rules.lines import Line, LineClass
+from services.metering.rules.lines import Anchor, Line, LineClass
 from services.metering.rules.prices import ServiceRate
 from services.metering.rules.usage import usage_amount
 from services.metering.store import contradictions as contradiction_store
@@ -251,7 +251,8 @@ async def _charge(work: Work, changes: Sequence[_Change]) -> None:
         for line in _lines(work, change, totals):
             record = change.joins or change.leaves
             assert record is not None
-            work.publish(record.shard, (record.region, record.tenant_id), line.sku, [line], change.cause)
+            account, anchor = (record.region, record.tenant_id), Anchor(record.used_from_us, 0)
+            work.publish(record.shard, account, line.sku, [line], change.cause, anchor)
     if totals:
         await usage_store.upsert_totals(work.connection, totals, used_until_us)
 

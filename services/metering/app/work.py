@@ -7,10 +7,10 @@ history, so that for every resource the lines published add up to `charge(histor
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from services.metering.batches import AccountPart, BatchHead, encode_parts
+from services.metering.batches import AccountPart, BatchHead, PartLine, encode_parts
 from services.metering.rules.charge import charge
 from services.metering.rules.history import CONFIGURES, DELETED, Event, History
-from services.metering.rules.lines import Line, correction_lines
+from services.metering.rules.lines import Anchor, Line, correction_lines
 from services.metering.rules.prices import GPU, PERSISTENT, STORAGE, PriceTable
 from services.metering.rules.segments import Segment
 from services.metering.rules.timeline import build_timeline
@@ -113,7 +113,8 @@ class Work:
         first_line = bool(added) and (key not in self.resources or not self._was_charged(self.resources[key]))
         self.resources[key] = resource
         self.changed.add(key)
-        self.publish(resource.shard, (resource.region, resource.tenant_id), resource.resource_id, added, cause)
+        account, anchor = (resource.region, resource.tenant_id), resource.history.anchor
+        self.publish(resource.shard, account, resource.resource_id, added, cause, anchor)
         if first_line:
             self.announce_admission(resource)
 
@@ -128,9 +129,17 @@ class Work:
             return True
         return bool(charge(resource.history, self.table(resource.region), self.charged_through(resource)))
 
-    def publish(self, shard: int, account: Account, resource_id: str, lines: Iterable[Line], cause: str) -> None:
+    def publish(
+        self,
+        shard: int,
+        account: Account,
+        resource_id: str,
+        lines: Iterable[Line],
+        cause: str,
+        anchor: Anchor | None = None,
+    ) -> None:
         for line in lines if self.publishes else ():
-            self._part(shard, account).lines.append((resource_id, line, cause))
+            self._part(shard, account).lines.append(PartLine(resource_id, line, cause, anchor))
 
     def _part(self, shard: int, account: Account) -> AccountPart:
         return self.parts.setdefault(shard, {}).setdefault(account, AccountPart(account[0], account[1], 0))

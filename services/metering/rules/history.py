@@ -9,6 +9,7 @@ from functools import cached_property
 
 import orjson
 
+from services.metering.rules.lines import Anchor
 from shared.errors import Corruption
 from shared.lifecycle_order import Order, order_lifecycle
 
@@ -78,6 +79,11 @@ class History:
         if len(created) != 1:
             raise Corruption(f"a history has exactly one creation, this one {len(created)}")
         return created[0]
+
+    @property
+    def anchor(self) -> Anchor:
+        """The grid of its slots. Raises Corruption as `created` does."""
+        return Anchor(self.created.time_us, self.slot_seconds)
 
     @cached_property
     def order(self) -> Order[Event]:

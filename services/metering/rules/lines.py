@@ -6,8 +6,19 @@ from itertools import zip_longest
 from typing import Literal, NamedTuple
 
 from services.metering.rules.segments import Segment
+from shared.clock import SECOND_US
 
 LineClass = Literal["charge", "credit_correction", "debit_correction"]
+
+
+class Anchor(NamedTuple):
+    """Where slot 0 begins, and how long each lasts; of service usage, which has no grid, when it began, and 0."""
+
+    at_us: int
+    slot_seconds: int
+
+    def start_us(self, slot: int) -> int:
+        return self.at_us + slot * self.slot_seconds * SECOND_US
 
 
 @dataclass(frozen=True, slots=True)

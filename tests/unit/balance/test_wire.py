@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.balance.wire import _Steady, read_head, read_wire
+from services.balance.wire import _Steady, read_head, read_used, read_wire
 from shared.events.charges import DOCUMENT_BYTES_MAX, compress, decompress, read_batch
 
 Document = dict[str, Any]
@@ -150,6 +150,51 @@ REFUSED = {
     "an account twice": _twice,
     "a total twice": _two_totals,
 }
+
+
+def timed() -> Document:
+    """A batch of several minutes, whose lines say when they begin."""
+    found = document()
+    found |= {"used_from": "2026-01-01T00:00:00Z", "used_until": "2026-01-01T00:09:00Z"}
+    found["charged_through"] = found["used_until"]
+    found["lines"]["starts"] = [1_767_225_600 + number for number in range(120)]
+    found["lines"]["slots_seconds"] = [60] * 120
+    return found
+
+
+def _half(name: str) -> Callable[[Document], None]:
+    return lambda found: (found["lines"] if name in found["lines"] else found).pop(name)
+
+
+UNTIMELY = {
+    **{f"without {name}": _half(name) for name in ("used_from", "used_until", "starts", "slots_seconds")},
+    "begun before 1970": _set("starts", 3, -1),
+    "begun beyond bounds": _set("starts", 3, 10**12),
+    "no instant": lambda found: found.update(used_from="noon"),
+    "a number as an instant": lambda found: found.update(charged_through=7),
+    "a start too few": _drop("starts"),
+    "a length too few": _drop("slots_seconds"),
+    "a length that is no number": _set("slots_seconds", 3, "60"),
+}
+
+
+@pytest.mark.parametrize("name", UNTIMELY)
+def test_times_that_do_not_agree_are_refused_whole(name: str) -> None:
+    found = timed()
+    UNTIMELY[name](found)
+    assert verdicts(found) == (False, False)
+
+
+def test_times_are_taken_by_both_readers_and_the_fast_one_needs_no_second_look() -> None:
+    found = timed()
+    assert verdicts(found) == (True, True)
+    batch = read_wire(compress(orjson.dumps(found)))
+    assert _Steady(batch).agrees()
+    assert (batch.used_from_us, batch.charged_through_us) == (1_767_225_600_000_000, 1_767_226_140_000_000)
+    lines = read_used(compress(json.dumps(found).encode()), "vn", "t1")
+    assert [line.start_us for line in lines[:2]] == [1_767_225_640_000_000, 1_767_225_641_000_000]
+    assert read_used(compress(json.dumps(document()).encode()), "vn", "t1") == []
+    assert read_used(compress(json.dumps(found).encode()), "vn", "nobody") == []
 
 
 @pytest.mark.parametrize("name", REFUSED)
