@@ -78,7 +78,11 @@ class GrantsApi:
         return _describe(await self._grants.give(region, tenant_id, request))
 
     async def list_grants(self, region: RegionName, tenant_id: TenantId) -> dict[str, Any]:
-        """Promotional credit with what is left of each now."""
+        """Promotional credit with what is left of each now.
+
+        `state`: `active`; `ended`, when only what was used before its end and is not posted yet may burn it; `expired`,
+        when the rest was posted too.
+        """
         return {"grants": [_describe_standing(item) for item in await self._grants.load(region, tenant_id)]}
 
     async def issue(self, body: VoucherBody, idempotency_key: Key) -> dict[str, Any]:
@@ -123,4 +127,4 @@ def _describe(grant: StoredGrant) -> dict[str, Any]:
 
 
 def _describe_standing(standing: Standing) -> dict[str, Any]:
-    return {**_describe(standing.grant), "remaining_micros": standing.remaining_micros}
+    return {**_describe(standing.grant), "state": standing.state, "remaining_micros": standing.remaining_micros}

@@ -32,7 +32,7 @@ class Model:
         live = [
             (grant.priority, grant.expires_at_us, grant.number, name)
             for name, grant in GRANTS.items()
-            if self.left.get(name) and move.posted_at_us < grant.expires_at_us
+            if self.left.get(name) and move.at_us < grant.expires_at_us
         ]
         if live:
             name = min(live)[-1]
@@ -180,5 +180,5 @@ def test_entries_are_read_by_their_class() -> None:
     }
     for (entry_class, delta), kind in kinds.items():
         move = read_move(entry_class, delta, 7, "grant/g-1")
-        assert (move.kind, move.amount_micros, move.posted_at_us) == (kind, 5, 7)
+        assert (move.kind, move.amount_micros, move.at_us) == (kind, 5, 7)
         assert move.grant_id == ("g-1" if kind in ("grant", "expiry") else None)

@@ -54,7 +54,7 @@ async def test_a_grant_is_given_and_what_is_left_of_it_told(books: Books, http: 
     assert given.json() == (await give(http, priority=5)).json()
     await books.post(simple(1, {"acme": 30}))
     [listed] = (await http.get("/accounts/vn/acme/grants")).json()["grants"]
-    assert listed == {**given.json(), "remaining_micros": 70}
+    assert listed == {**given.json(), "state": "active", "remaining_micros": 70}
     assert (listed["kind"], listed["priority"], listed["expires_at"]) == ("promotion", 5, ENDS)
 
 

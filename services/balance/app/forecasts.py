@@ -60,11 +60,11 @@ class Forecasts:
 
     async def _load_buckets(self, connection: Connection, account: Account) -> list[Bucket]:
         """What can be spent, in the order in which it is burnt: grants by priority and end, then all other credit."""
-        found = await self._grants.load_in(connection, account.account_id)
-        found = [item for item in found if item.remaining_micros]
+        found = [item for item in await self._grants.load_in(connection, account.account_id) if item.remaining_micros]
         found.sort(key=lambda item: (item.grant.priority, item.grant.expires_at_us))
-        grants = [Bucket(item.remaining_micros, item.grant.expires_at_us) for item in found]
-        bought_micros = account.standing.spendable_micros - sum(bucket.amount_micros for bucket in grants)
+        bought_micros = account.standing.spendable_micros - sum(item.remaining_micros for item in found)
+        # What has ended pays for nothing that is still to come, though it may not be expired yet.
+        grants = [Bucket(item.remaining_micros, item.grant.expires_at_us) for item in found if item.state == "active"]
         return [*grants, Bucket(bought_micros)]
 
     def _forecast(

@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import orjson
 
 from services.balance import metrics
 from services.balance.app.accounts import Accounts, check_range
 from services.balance.app.each import do_each
+from services.balance.app.moves import load_moves
 from services.balance.app.post import AfterCommit, Poster
 from services.balance.app.unit import unit_of_work
 from services.balance.rules.crossing import Movement
@@ -22,16 +24,16 @@ from services.balance.store.grants import (
     end_grants,
     insert_grant,
     load_accounts_to_work_out,
+    load_charged_through,
     load_checkpoint,
     load_grant,
     load_grants,
     load_last_solvent,
-    load_moves,
     save_checkpoint,
 )
 from services.balance.store.payments import PostedFact, insert_facts
 from services.balance.store.posting import prefer_plans_by_size
-from shared.clock import HOUR_US, SECOND_US, Clock, format_instant
+from shared.clock import HOUR_US, SECOND_US, Clock, format_instant, minute_of
 from shared.db import Connection, Pool, transaction
 from shared.errors import Refusal
 from shared.events.account import EntryClass, GrantKind
@@ -40,6 +42,7 @@ from shared.ids import content_hash, fact_id
 BATCH = 100
 POLL_SECONDS = 1.0
 PROMO = "promo"
+GrantState = Literal["active", "ended", "expired"]
 # The kind under which accounts are set aside whose grants can't be worked out.
 GRANT = "grant"
 
@@ -71,10 +74,14 @@ class GrantRequest:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """A grant and what is left of it now."""
+    """A grant and what is left of it now.
+
+    `ended`: nothing that is used from now on is paid by it, but what was used before and is not posted yet.
+    """
 
     grant: StoredGrant
     remaining_micros: int
+    state: GrantState
 
 
 class Grants:
@@ -143,7 +150,13 @@ class Grants:
             return []
         grants = await load_grants(connection, account_id)
         burning, _ = await _work_out(connection, account_id, checkpoint)
-        return [Standing(grant, burning.remaining.get(grant.grant_id, 0)) for grant in grants]
+        now_us = self._clock.now_us()
+        standings = []
+        for grant in grants:
+            state: GrantState = "active" if now_us < grant.expires_at_us else "ended"
+            state = "expired" if grant.grant_id in checkpoint.over else state
+            standings.append(Standing(grant, burning.remaining.get(grant.grant_id, 0), state))
+        return standings
 
     async def run(self) -> None:
         """Work out, and let expire, until cancelled."""
@@ -170,7 +183,10 @@ class Grants:
             checkpoint = await load_checkpoint(connection, account_id)
             assert checkpoint is not None, "an account with grants has a checkpoint"
             burning, _ = await _work_out(connection, account_id, checkpoint)
-            over = [item for item in checkpoint.grants.values() if item.expires_at_us <= posted_at_us]
+            # Read under the chain head: what is committed of the stream is posted, and nothing of it meanwhile.
+            charged_us = await load_charged_through(connection, account.shard)
+            through_us = posted_at_us if charged_us is None else minute_of(charged_us)
+            over = [item for item in checkpoint.grants.values() if item.expires_at_us <= through_us]
             await save_checkpoint(connection, account_id, account.entries, burning, posted_at_us)
             rests = {item.grant_id: rest for item in over if (rest := burning.remaining.get(item.grant_id, 0))}
             for grant_id, rest_micros in sorted(rests.items()):
@@ -217,12 +233,13 @@ async def _work_out_debt(connection: Connection, account: Account) -> Burning:
     if account.standing.balance_micros >= 0:
         return Burning.before_grants(account.standing.balance_micros)
     number, balance_micros = await load_last_solvent(connection, account.account_id)
-    moves = await load_moves(connection, account.account_id, number)
+    moves = await load_moves(connection, account.account_id, number, ())
     return burn_entries(Burning.before_grants(balance_micros), (move for _, move in moves), {})
 
 
 async def _work_out(connection: Connection, account_id: int, checkpoint: Checkpoint) -> tuple[Burning, int]:
     """Burning as of the account's last entry, and that entry's number."""
-    moves = await load_moves(connection, account_id, checkpoint.entry_number)
+    ends_us = (grant.expires_at_us for grant in checkpoint.grants.values())
+    moves = await load_moves(connection, account_id, checkpoint.entry_number, ends_us)
     burning = burn_entries(checkpoint.burning, (move for _, move in moves), checkpoint.grants)
     return burning, moves[-1][0] if moves else checkpoint.entry_number

@@ -199,7 +199,11 @@ class ChargePoster:
         self, connection: Connection, streams: dict[int, StreamRow], verdicts: dict[int, Verdict]
     ) -> None:
         """Write what was decided of streams: positions, what waits, what stops."""
-        moved = {shard: verdict.seq for shard, verdict in verdicts.items() if verdict.seq != streams[shard].seq}
+        moved = {
+            shard: (verdict.seq, verdict.charged_through_us)
+            for shard, verdict in verdicts.items()
+            if verdict.seq != streams[shard].seq
+        }
         if moved:
             await move_streams(connection, moved)
         kept = [arrival for verdict in verdicts.values() for arrival in verdict.kept]

@@ -1,7 +1,8 @@
 """Evidence, audited: each batch's bytes against their hash, its entries, and where its stream stands."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
+import asyncpg
 import orjson
 
 from services.balance.audit.difference import Difference
@@ -11,7 +12,7 @@ from shared.ids import content_hash
 
 _BATCHES = """
 select coalesce(v.shard, e.shard) as shard, coalesce(v.seq, e.seq) as seq, v.sha256, v.value,
-       coalesce(v.posted_at, e.posted_at) as at, e.charged
+       coalesce(v.posted_at, e.posted_at) as at, v.used_from, v.used_until, e.charged
 from (
   select * from evidence v where $1::bigint is null
   or exists (select from entry e where e.account_id = $1 and (e.shard, e.seq) = (v.shard, v.seq))
@@ -60,8 +61,7 @@ async def audit_evidence(connection: Connection, account_id: int | None) -> Asyn
             yield Difference(shard, row["at"], f"the evidence of {batch_name} is not what was hashed")
         else:
             batch = read_wire(row["value"])
-            if (batch.shard, batch.seq) != (row["shard"], row["seq"]):
-                what = f"the evidence of {batch_name} is of shard {batch.shard}, batch {batch.seq}"
+            for what in _compare_head(batch, row):
                 yield Difference(shard, row["at"], what)
             for account in batch.accounts:
                 key = account.region, account.tenant_id
@@ -76,6 +76,14 @@ async def audit_evidence(connection: Connection, account_id: int | None) -> Asyn
         if told != row["burn"]:
             what = f"burns {row['burn']} an hour, its last batch says {told}"
             yield Difference(row["account"], row["at"], what)
+
+
+def _compare_head(batch: WireBatch, row: asyncpg.Record) -> Iterator[str]:
+    """Where a batch is not what its row says of it."""
+    if (batch.shard, batch.seq) != (row["shard"], row["seq"]):
+        yield f"the evidence of batch {row['seq']} is of shard {batch.shard}, batch {batch.seq}"
+    if (batch.used_from_us, batch.used_until_us) != (row["used_from"], row["used_until"]):
+        yield f"batch {row['seq']} was used at another time than its row says"
 
 
 def _compare(

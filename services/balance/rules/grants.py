@@ -1,14 +1,18 @@
 """Which credit a charge burns: a pure function of grants and entries in posting order.
 
-Usage burns promotional credit first (by priority, then soonest expiry, then the earlier grant), bought credit last;
+Usage burns promotional credit first (by priority, then soonest expiry, then the earlier grant), bought credit last:
+of grants those that were not over when it was used, whenever it is posted;
 what no credit covers is debt, which the next credit pays first. A credit correction un-burns the latest burns first.
 Money that goes back or is taken by an operator comes of bought credit alone: promotional credit never becomes cash, not
 even by paying for what was refunded. At every entry: what is left of all grants + bought - debts = balance.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+
+from services.balance.wire import UsedLine
+from shared.clock import MINUTE_US, minute_of
 
 BOUGHT = "bought"
 DEBT = "debt"
@@ -30,11 +34,15 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One entry as burning sees it; `amount_micros` is positive whatever its direction."""
+    """One entry, or the part of one that was used at one time, as burning sees it.
+
+    `amount_micros` is positive whatever its direction. `at_us`: of usage when it was used, by the minute; of all else,
+    and where metering does not say it, when it was posted.
+    """
 
     kind: MoveKind
     amount_micros: int
-    posted_at_us: int
+    at_us: int
     grant_id: str | None = None
 
 
@@ -74,7 +82,7 @@ def _use(burning: Burning, move: Move, grants: Mapping[str, Grant]) -> Burning:
     left_micros = move.amount_micros
     remaining, burns = dict(burning.remaining), list(burning.burns)
     for grant in sorted(grants.values(), key=lambda grant: (grant.priority, grant.expires_at_us, grant.number)):
-        taken = min(left_micros, remaining.get(grant.grant_id, 0)) if move.posted_at_us < grant.expires_at_us else 0
+        taken = min(left_micros, remaining.get(grant.grant_id, 0)) if move.at_us < grant.expires_at_us else 0
         if taken:
             remaining[grant.grant_id] -= taken
             left_micros -= taken
@@ -182,7 +190,7 @@ def _push(burns: list[Burn], source: str, amount_micros: int) -> None:
 _MOVES = {"usage": _use, "correction": _unburn, "bought": _buy, "cash": _take, "grant": _give, "expiry": _expire}
 
 
-def read_move(entry_class: str, delta_micros: int, posted_at_us: int, fact_id: str | None) -> Move:
+def read_move(entry_class: str, delta_micros: int, at_us: int, fact_id: str | None) -> Move:
     """An entry of the ledger as burning sees it; `delta_micros` is positive in the customer's favour."""
     grant_id = fact_id.split("/")[1] if fact_id is not None and entry_class in ("grant", "expiry") else None
     kind: MoveKind
@@ -196,4 +204,30 @@ def read_move(entry_class: str, delta_micros: int, posted_at_us: int, fact_id: s
         kind = "expiry"
     else:
         kind = "bought" if delta_micros > 0 else "cash"
-    return Move(kind, abs(delta_micros), posted_at_us, grant_id)
+    return Move(kind, abs(delta_micros), at_us, grant_id)
+
+
+def split_by_use(move: Move, lines: Iterable[UsedLine], ends_us: Sequence[int]) -> list[Move]:
+    """A usage as its parts before and after each of `ends_us` (ascending), by when the slots of its lines begin.
+
+    An amount is spread evenly over its slots. A slot counts by the minute in which it begins: that is as much as a
+    batch of a single minute says.
+    """
+    amounts = [0] * (len(ends_us) + 1)
+    for line in lines:
+        before_micros = 0
+        for place, end_us in enumerate(ends_us):
+            until_micros = line.amount_micros * _slots_before(line, end_us) // max(line.slots, 1)
+            amounts[place] += until_micros - before_micros
+            before_micros = until_micros
+        amounts[-1] += line.amount_micros - before_micros
+    parts = zip((move.at_us, *ends_us), amounts, strict=True)
+    return [replace(move, at_us=at_us, amount_micros=amount) for at_us, amount in parts if amount]
+
+
+def _slots_before(line: UsedLine, end_us: int) -> int:
+    """How many of a line's slots begin in a minute that begins before `end_us`; of one without slots, 0 or 1 in all."""
+    minutes_end_us = minute_of(end_us + MINUTE_US - 1)
+    if line.slots < 1 or not line.slot_us:
+        return max(line.slots, 1) if line.start_us < minutes_end_us else 0
+    return min(max(0, -((line.start_us - minutes_end_us) // line.slot_us)), line.slots)

@@ -41,6 +41,12 @@ class Verdict:
     repeats: int = 0
     stop: Stop | None = None
 
+    @property
+    def charged_through_us(self) -> int | None:
+        """Up to where everything is charged with what is posted now; None: none of it says so."""
+        said = [arrival.batch.charged_through_us for arrival in self.posted]
+        return max((through_us for through_us in said if through_us is not None), default=None)
+
 
 def judge(
     seq: int,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from services.balance.rules.grants import Burning, Grant, Move, read_move
+from services.balance.rules.grants import Burning, Grant
 from shared.db import Connection
 
 
@@ -146,20 +146,50 @@ async def save_checkpoint(
     )
 
 
-async def load_moves(connection: Connection, account_id: int, after_number: int) -> list[tuple[int, Move]]:
-    """The entries of an account after one, by number, as burning sees them."""
+@dataclass(frozen=True, slots=True)
+class BurningEntry:
+    """An entry, with what its batch says of when it was used: all of it began in `[used_from_us, used_until_us)`."""
+
+    entry_number: int
+    entry_class: str
+    delta_micros: int
+    posted_at_us: int
+    fact_id: str | None
+    kind: str | None
+    shard: int
+    seq: int | None
+    used_from_us: int | None
+    used_until_us: int | None
+    region: str
+    tenant_id: str
+
+
+async def load_burning_entries(connection: Connection, account_id: int, after_number: int) -> list[BurningEntry]:
+    """The entries of an account after one, by number."""
     rows = await connection.fetch(
         """
-        select entry_number, class, posted_at, fact_id,
-               case when credit_account = 'customer' then amount_micros else -amount_micros end as delta
-        from entry where account_id = $1 and entry_number > $2 order by entry_number
+        select e.entry_number, e.class,
+               case when e.credit_account = 'customer' then e.amount_micros else -e.amount_micros end as delta,
+               e.posted_at, e.fact_id,
+               substring(case when e.debit_account = 'customer' then e.credit_account else e.debit_account end
+                         from '^revenue:(.*)$') as kind,
+               e.shard, e.seq, v.used_from, v.used_until, a.region, a.tenant_id
+        from entry e join account a using (account_id)
+        left join evidence v on (v.shard, v.seq, v.day) = (e.shard, e.seq, e.day)
+        where e.account_id = $1 and e.entry_number > $2 order by e.entry_number
         """,
         account_id,
         after_number,
     )
-    return [
-        (row["entry_number"], read_move(row["class"], row["delta"], row["posted_at"], row["fact_id"])) for row in rows
-    ]
+    return [BurningEntry(*row) for row in rows]
+
+
+async def load_charged_through(connection: Connection, shard: int) -> int | None:
+    """Up to where all resources of a shard are charged with what is posted; None: metering never said so."""
+    through_us: int | None = await connection.fetchval(
+        "select charged_through from charge_stream where shard = $1", shard
+    )
+    return through_us
 
 
 async def load_last_solvent(connection: Connection, account_id: int) -> tuple[int, int]:
@@ -179,13 +209,16 @@ async def load_accounts_to_work_out(
 ) -> list[int]:
     """Accounts with a grant that is due to expire, a credit since the checkpoint, or a checkpoint long ago.
 
-    Without those that are set aside under `kind`.
+    Due is a grant once everything up to its end is posted; where metering never said how far that is, at its end.
+    Without accounts that are set aside under `kind`.
     """
     rows = await connection.fetch(
         """
         with held as (select item::bigint as account_id from set_aside where kind = $4 and next_at > $1)
-        (select account_id from grant_standing where not is_over and expires_at <= $1
-           and account_id not in (select account_id from held) order by expires_at limit $3)
+        (select g.account_id from grant_standing g join account a using (account_id)
+         left join charge_stream s using (shard)
+         where not g.is_over and g.expires_at <= coalesce(date_trunc('minute', s.charged_through, 'UTC'), $1)
+           and g.account_id not in (select account_id from held) order by g.expires_at limit $3)
         union
         (select c.account_id from grant_checkpoint c join account a using (account_id)
          where (a.credits > c.credits or (a.entries > c.entry_number and c.worked_out_at < $2))

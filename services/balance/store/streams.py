@@ -1,6 +1,6 @@
 """Charge streams: their positions, what waits, and the evidence of what was posted."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,14 +38,16 @@ async def lock_streams(connection: Connection, shards: Sequence[int]) -> dict[in
     return {row["shard"]: StreamRow(*row) for row in rows}
 
 
-async def move_streams(connection: Connection, positions: dict[int, int]) -> None:
+async def move_streams(connection: Connection, positions: Mapping[int, tuple[int, int | None]]) -> None:
+    """Move locked streams to (last posted batch, what it says that is charged up to)."""
     await connection.execute(
         """
-        update charge_stream s set seq = m.seq
-        from unnest($1::int[], $2::bigint[]) m(shard, seq) where s.shard = m.shard
+        update charge_stream s set seq = m.seq, charged_through = greatest(s.charged_through, m.charged_through)
+        from unnest($1::int[], $2::bigint[], $3::timestamptz[]) m(shard, seq, charged_through) where s.shard = m.shard
         """,
         list(positions),
-        list(positions.values()),
+        [seq for seq, _ in positions.values()],
+        [through_us for _, through_us in positions.values()],
     )
 
 
@@ -330,8 +332,9 @@ async def insert_evidence(connection: Connection, posted: Sequence[tuple[Arrival
     """Keep the bytes of batches, each with its posting time."""
     await connection.execute(
         """
-        insert into evidence (shard, seq, sha256, value, day, posted_at)
-        select * from unnest($1::int[], $2::bigint[], $3::bytea[], $4::bytea[], $5::date[], $6::timestamptz[])
+        insert into evidence (shard, seq, sha256, value, day, posted_at, used_from, used_until)
+        select * from unnest($1::int[], $2::bigint[], $3::bytea[], $4::bytea[], $5::date[], $6::timestamptz[],
+          $7::timestamptz[], $8::timestamptz[])
         """,
         [arrival.batch.shard for arrival, _ in posted],
         [arrival.batch.seq for arrival, _ in posted],
@@ -339,6 +342,8 @@ async def insert_evidence(connection: Connection, posted: Sequence[tuple[Arrival
         [arrival.value for arrival, _ in posted],
         [day_of(posted_at_us) for _, posted_at_us in posted],
         [posted_at_us for _, posted_at_us in posted],
+        [arrival.batch.used_from_us for arrival, _ in posted],
+        [arrival.batch.used_until_us for arrival, _ in posted],
     )
 
 
