@@ -14,7 +14,7 @@ from services.balance.app.moves import load_moves
 from services.balance.app.post import AfterCommit, Poster
 from services.balance.app.unit import unit_of_work
 from services.balance.rules.crossing import Movement
-from services.balance.rules.grants import Burning, burn_entries
+from services.balance.rules.grants import Burning, burn_entries, put_in_place
 from services.balance.rules.posting import FactEntry, post_facts
 from services.balance.store.accounts import Account, load_account, lock_account_id
 from services.balance.store.chain import Head, lock_heads
@@ -33,6 +33,7 @@ from services.balance.store.grants import (
 )
 from services.balance.store.payments import PostedFact, insert_facts
 from services.balance.store.posting import prefer_plans_by_size
+from services.balance.store.restores import load_lost_credit
 from shared.clock import HOUR_US, SECOND_US, Clock, format_instant, minute_of
 from shared.db import Connection, Pool, transaction
 from shared.errors import Refusal
@@ -99,25 +100,33 @@ class Grants:
     async def give_in(
         self, connection: Connection, after_commit: AfterCommit, region: str, tenant_id: str, request: GrantRequest
     ) -> StoredGrant:
-        """As `give`, in the caller's transaction, which holds no account yet."""
+        """As `give`, in the caller's transaction, which holds no account yet.
+
+        One that a restore lost, by key and amount, is given again as it was, though its end may be past: it pays for
+        what was used since it was first given.
+        """
         head, posted_at_us, account, opened = await self._accounts.lock(connection, region, tenant_id, after_commit)
         known = await load_grant(connection, account.account_id, request.idempotency_key)
         if known is not None:
             if known.request_hash != request.request_hash:
                 raise Refusal("idempotency-key-reused", "this Idempotency-Key was used with another body")
             return known
-        expires_at_us = request.end_us(posted_at_us)
-        if expires_at_us <= posted_at_us:
+        grant_id = fact_id("grant", region, tenant_id, request.idempotency_key)
+        lost = await load_lost_credit(connection, region, tenant_id, request.kind, grant_id)
+        given_again = lost is not None and lost[1] == request.amount_micros
+        granted_at_us = lost[0] if lost is not None and given_again else posted_at_us
+        expires_at_us = request.end_us(granted_at_us)
+        if expires_at_us <= posted_at_us and not given_again:
             raise Refusal("grant-expired", f"the grant would expire at {format_instant(expires_at_us)}", status=422)
         check_range(account.standing.balance_micros, request.amount_micros)
         grant = StoredGrant(
-            fact_id("grant", region, tenant_id, request.idempotency_key),
+            grant_id,
             account.account_id,
             request.kind,
             request.amount_micros,
             request.priority,
             expires_at_us,
-            posted_at_us,
+            granted_at_us,
             request.idempotency_key,
             request.request_hash,
             request.reason,
@@ -130,6 +139,9 @@ class Grants:
         movement = Movement(grant.amount_micros, grant.grant_id, request.kind)
         name = f"grant/{grant.grant_id}"
         await self._post(connection, head, posted_at_us, account, name, "grant", movement, opened)
+        if given_again:
+            burning = await _work_out_anew(connection, account.account_id)
+            await save_checkpoint(connection, account.account_id, account.entries + 1, burning, posted_at_us)
         return grant
 
     async def load(self, region: str, tenant_id: str) -> list[Standing]:
@@ -235,6 +247,16 @@ async def _work_out_debt(connection: Connection, account: Account) -> Burning:
     number, balance_micros = await load_last_solvent(connection, account.account_id)
     moves = await load_moves(connection, account.account_id, number, ())
     return burn_entries(Burning.before_grants(balance_micros), (move for _, move in moves), {})
+
+
+async def _work_out_anew(connection: Connection, account_id: int) -> Burning:
+    """Burning as of the account's last entry, out of all of them, with each grant where it was given first."""
+    checkpoint = await load_checkpoint(connection, account_id)
+    assert checkpoint is not None, "an account with grants has a checkpoint"
+    granted_at_us = {grant.grant_id: grant.granted_at_us for grant in await load_grants(connection, account_id)}
+    ends_us = (grant.expires_at_us for grant in checkpoint.grants.values())
+    moves = [move for _, move in await load_moves(connection, account_id, 0, ends_us)]
+    return burn_entries(Burning(), put_in_place(moves, granted_at_us), checkpoint.grants)
 
 
 async def _work_out(connection: Connection, account_id: int, checkpoint: Checkpoint) -> tuple[Burning, int]:

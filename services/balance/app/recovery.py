@@ -25,6 +25,7 @@ from services.balance.store.restores import (
     load_known_adjustments,
     load_payment_credits,
     load_restated,
+    lost_credit,
     raise_versions,
 )
 from shared.clock import Clock, parse_instant
@@ -60,7 +61,7 @@ class _Told:
         data = {**event["data"], "time": event["time"]}
         key = data["region"], data["tenant_id"]
         if event["type"] == "account.credited" and data.get("credit_kind") in LOST_CREDITS:
-            item = f"{key[0]}/{key[1]}/{data['credit_kind']}/{data['credit_id']}"
+            item = lost_credit(*key, data["credit_kind"], data["credit_id"])
             detail = {name: data[name] for name in ("credit_kind", "credit_id", "amount_micros")}
             self.credits.append(Lost("credit", item, *key, parse_instant(data["time"]), detail))
         known = self.last.get(key)

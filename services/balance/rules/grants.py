@@ -207,6 +207,30 @@ def read_move(entry_class: str, delta_micros: int, at_us: int, fact_id: str | No
     return Move(kind, abs(delta_micros), at_us, grant_id)
 
 
+def put_in_place(moves: Sequence[Move], granted_at_us: Mapping[str, int]) -> list[Move]:
+    """Moves in posting order, but grants that were posted after they were given where they would have been posted.
+
+    That is before the first usage of the minute in which they were given, or of a later one.
+    """
+    late = {
+        move.grant_id: move
+        for move in moves
+        if move.kind == "grant" and move.grant_id is not None and granted_at_us[move.grant_id] < move.at_us
+    }
+    waiting = sorted(late, key=granted_at_us.__getitem__, reverse=True)
+    placed: list[Move] = []
+    for move in moves:
+        if move.kind == "grant" and move.grant_id in late:
+            if move.grant_id in waiting:
+                waiting.remove(move.grant_id)
+                placed.append(move)
+            continue
+        while move.kind == "usage" and waiting and minute_of(granted_at_us[waiting[-1]]) <= move.at_us:
+            placed.append(late[waiting.pop()])
+        placed.append(move)
+    return placed
+
+
 def split_by_use(move: Move, lines: Iterable[UsedLine], ends_us: Sequence[int]) -> list[Move]:
     """A usage as its parts before and after each of `ends_us` (ascending), by when the slots of its lines begin.
 

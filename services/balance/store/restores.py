@@ -65,6 +65,26 @@ async def load_payment_credits(
     return found
 
 
+async def load_lost_credit(
+    connection: Connection, region: str, tenant_id: str, kind: str, credit_id: str
+) -> tuple[int, int] | None:
+    """When a credit that a restore lost was told, and its amount; None: no restore lost it."""
+    row = await connection.fetchrow(
+        """
+        select told_at, (detail ->> 'amount_micros')::bigint as amount from restore_lost
+        where incarnation in (select incarnation from restore_record) and kind = 'credit' and item = $1
+        order by incarnation desc limit 1
+        """,
+        lost_credit(region, tenant_id, kind, credit_id),
+    )
+    return None if row is None else (row["told_at"], row["amount"])
+
+
+def lost_credit(region: str, tenant_id: str, kind: str, credit_id: str) -> str:
+    """The item under which a lost credit is kept."""
+    return f"{region}/{tenant_id}/{kind}/{credit_id}"
+
+
 async def load_known_adjustments(connection: Connection, keys: Sequence[tuple[str, str, str]]) -> set[tuple[str, ...]]:
     """Which of (region, tenant, idempotency key) there are as adjustments or grants."""
     rows = await connection.fetch(
