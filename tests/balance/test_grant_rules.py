@@ -22,7 +22,8 @@ class Model:
     left: dict[str, int] = field(default_factory=dict)
     bought: int = 0
     owed_cash: int = 0
-    burnt: list[str] = field(default_factory=list)  # sources, the latest last; "debt" while nobody paid
+    burnt: list[str] = field(default_factory=list)  # sources, the latest last; "debt" while nobody paid, at the end
+    expired: dict[str, int] = field(default_factory=dict)
 
     def apply(self, move: Move) -> None:
         for _ in range(move.amount_micros):
@@ -32,23 +33,30 @@ class Model:
         live = [
             (grant.priority, grant.expires_at_us, grant.number, name)
             for name, grant in GRANTS.items()
-            if self.left.get(name) and move.at_us < grant.expires_at_us
+            if (self.left.get(name) or self.expired.get(name, 0) > self.burnt.count(f"claim/{name}"))
+            and move.at_us < grant.expires_at_us
         ]
         if live:
             name = min(live)[-1]
-            self.left[name] -= 1
-            self.burnt.append(name)
+            if self.left.get(name):
+                self.left[name] -= 1
+            else:
+                name = f"claim/{name}"
+            self._burn(name)
         elif self.bought:
             self.bought -= 1
-            self.burnt.append("bought")
+            self._burn("bought")
         else:
             self.burnt.append("debt")
+
+    def _burn(self, source: str) -> None:
+        self.burnt.insert(len(self.burnt) - self.burnt.count("debt"), source)
 
     def _correction(self, move: Move) -> None:
         source = self.burnt.pop() if self.burnt else "bought"
         if source == "bought":
             self._bought(move)
-        elif source != "debt":
+        elif source != "debt" and not source.startswith("claim/"):
             self.left[source] = self.left.get(source, 0) + 1
 
     def _bought(self, _move: Move) -> None:
@@ -76,13 +84,25 @@ class Model:
     def _expiry(self, move: Move) -> None:
         assert move.grant_id is not None
         self.left[move.grant_id] -= 1
+        self.expired[move.grant_id] = self.expired.get(move.grant_id, 0) + 1
+
+    def _return(self, move: Move) -> None:
+        assert move.grant_id is not None
+        self.expired[move.grant_id] -= 1
+        claim = f"claim/{move.grant_id}"
+        if claim in self.burnt:
+            last = len(self.burnt) - 1 - self.burnt[::-1].index(claim)
+            self.burnt[last] = move.grant_id
+        else:
+            self.left[move.grant_id] += 1
 
     @property
     def balance(self) -> int:
-        return sum(self.left.values()) + self.bought - self.burnt.count("debt") - self.owed_cash
+        owed = sum(source == "debt" or source.startswith("claim/") for source in self.burnt)
+        return sum(self.left.values()) + self.bought - owed - self.owed_cash
 
 
-KINDS = st.sampled_from(["usage", "usage", "usage", "correction", "bought", "cash", "grant"])
+KINDS = st.sampled_from(["usage", "usage", "late", "late", "correction", "bought", "cash", "grant", "return"])
 STEPS = st.lists(st.tuples(KINDS, st.integers(1, 9), st.integers(1, 12), st.sampled_from("abc")), max_size=25)
 
 
@@ -91,7 +111,10 @@ def open_model(opening: int) -> Model:
 
 
 def make_moves(steps: Sequence[tuple[str, int, int, str]], opening: int = 0) -> list[Move]:
-    """Moves with rising times; a grant is given once, and its rest expires at the first step after its time."""
+    """Moves with rising times; a grant is given once, and its rest expires at the first step after its time.
+
+    What is `late` was used some time before; a `return` takes back half of what expired, or what is claimed of it.
+    """
     model, moves, given_grants, now_us = open_model(opening), list[Move](), set[str](), 0
     for kind, amount, pause_us, name in steps:
         now_us += pause_us
@@ -101,6 +124,16 @@ def make_moves(steps: Sequence[tuple[str, int, int, str]], opening: int = 0) -> 
                 moves.append(Move("expiry", rest, now_us, grant.grant_id))
                 model.apply(moves[-1])
         if kind == "grant" and (name in given_grants or GRANTS[name].expires_at_us <= now_us):
+            continue
+        if kind == "late":
+            moves.append(Move("usage", amount, now_us - 5 * amount))
+            model.apply(moves[-1])
+            continue
+        if kind == "return":
+            back = model.burnt.count(f"claim/{name}") or model.expired.get(name, 0) // 2
+            if back:
+                moves.append(Move("return", back, now_us, name))
+                model.apply(moves[-1])
             continue
         if kind == "grant":
             given_grants.add(name)
@@ -125,6 +158,7 @@ def test_burning_is_what_happens_to_each_micro(steps: list[tuple[str, int, int, 
         assert (burning.bought_micros, burning.cash_debt_micros) == (model.bought, model.owed_cash)
         assert [source for source, amount in burning.burns for _ in range(amount)] == model.burnt
         assert min([burning.bought_micros, burning.usage_debt_micros, burning.cash_debt_micros]) >= 0
+        assert min([*burning.claims.values(), *burning.expired.values()], default=0) >= 0
 
 
 @given(STEPS, st.integers(0, 25))
@@ -164,6 +198,23 @@ def test_what_a_correction_gives_back_to_an_expired_grant_is_left_there_to_expir
     assert burn_entries(burning, [Move("usage", 1, 41)], GRANTS).usage_debt_micros == 1
 
 
+def test_what_was_used_within_an_expired_grant_and_is_told_late_takes_it_back() -> None:
+    moves = [
+        Move("bought", 20, 1),
+        Move("grant", 10, 1, "b"),
+        Move("usage", 2, 2),
+        Move("expiry", 8, 31, "b"),
+        Move("usage", 5, 32),
+    ]
+    burning = burn_entries(Burning(), [*moves, Move("usage", 9, 29)], GRANTS)
+    # One more than it had: that is of bought credit.
+    assert (burning.claims, burning.bought_micros, burning.balance_micros) == ({"b": 8}, 14, 6)
+    burning = burn_entries(burning, [Move("return", 8, 33, "b")], GRANTS)
+    assert (burning.claims, burning.expired, burning.remaining) == ({"b": 0}, {"b": 0}, {"b": 0})
+    assert (burning.bought_micros, burning.balance_micros) == (14, 14)
+    assert burn_entries(burning, [Move("correction", 9, 34)], GRANTS).remaining == {"b": 8}
+
+
 def test_entries_are_read_by_their_class() -> None:
     kinds = {
         ("charge", -5): "usage",
@@ -177,8 +228,9 @@ def test_entries_are_read_by_their_class() -> None:
         ("dispute", -5): "cash",
         ("grant", 5): "grant",
         ("expiry", -5): "expiry",
+        ("expiry", 5): "return",
     }
     for (entry_class, delta), kind in kinds.items():
         move = read_move(entry_class, delta, 7, "grant/g-1")
         assert (move.kind, move.amount_micros, move.at_us) == (kind, 5, 7)
-        assert move.grant_id == ("g-1" if kind in ("grant", "expiry") else None)
+        assert move.grant_id == ("g-1" if kind in ("grant", "expiry", "return") else None)

@@ -110,6 +110,45 @@ async def test_a_late_correction_of_use_within_a_grant_is_paid_by_it(granted: Bo
     assert await left(granted) == [60]
 
 
+async def test_what_is_told_after_the_rest_expired_takes_it_back_as_a_correction(granted: Books) -> None:
+    await granted.post(used(1, "acme", 10, END_US - MINUTE_US))
+    granted.clock.set(END_US + MINUTE_US)
+    assert await granted.grants.keep() == 1
+    await granted.post(used(2, "acme", 7, END_US))
+    assert await granted.balance("acme") == 1000 - 7
+    # Four minutes before the end and two after it, ten in each.
+    late = charges("acme", [("gpu", "debit_correction", 60)])
+    window = END_US - 4 * MINUTE_US, END_US + 2 * MINUTE_US
+    await granted.post(encode(make_batch(shard_of("vn", "acme", SHARDS), 3, [late], used=window, slots=6)))
+    assert await granted.balance("acme") == 1000 - 67
+    assert await granted.audit() == []
+    assert await granted.grants.keep() == 1
+    assert (await granted.balance("acme"), await left(granted)) == (1000 - 7 - 20, [0])
+    assert await granted.audit() == []
+    # What was told is corrected away again: it returns to the grant, and expires.
+    gone = charges("acme", [("gpu", "credit_correction", -60)])
+    await granted.post(encode(make_batch(shard_of("vn", "acme", SHARDS), 4, [gone])))
+    while await granted.grants.keep():
+        pass
+    assert await granted.balance("acme") == 1000 - 7
+    rows = await granted.rows("select credit_account, amount_micros from entry where class = 'expiry' order by 2")
+    assert rows == [("customer", 40), ("promo", 40), ("promo", 90)]
+    assert await granted.audit() == []
+
+
+async def test_a_debt_of_what_an_expired_grant_covers_is_over_at_once(books: Books) -> None:
+    await books.grants.give("vn", "acme", grant())
+    await books.post(idle(1, "acme", END_US))
+    books.clock.set(END_US)
+    assert await books.grants.keep() == 1
+    await books.post(used(2, "acme", 30, END_US - HOUR_US // 2, through=END_US))
+    assert (await books.account("acme")).standing.state == "negative"
+    assert await books.grants.keep() == 1
+    standing = (await books.account("acme")).standing
+    assert (standing.balance_micros, standing.negative_since_us) == (0, None)
+    assert await books.audit() == []
+
+
 async def test_the_audit_sees_when_a_batch_was_used(granted: Books, postgres_admin_url: str) -> None:
     await granted.post(used(1, "acme", 30, START_US))
     change = "update evidence set used_from = used_from + interval '1 hour'"

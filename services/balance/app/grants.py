@@ -14,7 +14,7 @@ from services.balance.app.moves import load_moves
 from services.balance.app.post import AfterCommit, Poster
 from services.balance.app.unit import unit_of_work
 from services.balance.rules.crossing import Movement
-from services.balance.rules.grants import Burning, burn_entries, put_in_place
+from services.balance.rules.grants import Burning, burn_entries, find_expiries, put_in_place
 from services.balance.rules.posting import FactEntry, post_facts
 from services.balance.store.accounts import Account, load_account, lock_account_id
 from services.balance.store.chain import Head, lock_heads
@@ -177,7 +177,10 @@ class Grants:
                 await asyncio.sleep(POLL_SECONDS)
 
     async def keep(self) -> int:
-        """Work out the accounts that are due, each in a transaction of its own; answer how many rests expired."""
+        """Work out the accounts that are due, each in a transaction of its own.
+
+        Answer how many rests expired or were taken back.
+        """
         now_us = self._clock.now_us()
         async with transaction(self._pool) as connection:
             due = await load_accounts_to_work_out(connection, GRANT, now_us, now_us - now_us % HOUR_US, BATCH)
@@ -185,7 +188,10 @@ class Grants:
         return sum(await do_each(self._pool, self._clock, GRANT, items, self._keep_account))
 
     async def _keep_account(self, account_id: int) -> int:
-        """Bring an account's checkpoint up to its last entry and post what is left of grants that are over."""
+        """Bring an account's checkpoint up to its last entry and post what is left of grants that are over.
+
+        What was used within a grant and told after its rest had expired takes so much of that back first.
+        """
         async with unit_of_work(self._pool) as (connection, after_commit):
             shard = await connection.fetchval("select shard from account where account_id = $1", account_id)
             [head] = await lock_heads(connection, [shard])
@@ -200,16 +206,16 @@ class Grants:
             through_us = posted_at_us if charged_us is None else minute_of(charged_us)
             over = [item for item in checkpoint.grants.values() if item.expires_at_us <= through_us]
             await save_checkpoint(connection, account_id, account.entries, burning, posted_at_us)
-            rests = {item.grant_id: rest for item in over if (rest := burning.remaining.get(item.grant_id, 0))}
-            for grant_id, rest_micros in sorted(rests.items()):
+            moved = find_expiries(burning, [item.grant_id for item in over])
+            for grant_id, delta_micros in sorted(moved.items()):
                 name = f"expiry/{grant_id}/{checkpoint.expiries[grant_id] + 1}"
-                await self._post(connection, head, posted_at_us, account, name, "expiry", Movement(-rest_micros), [])
+                await self._post(connection, head, posted_at_us, account, name, "expiry", Movement(delta_micros), [])
                 [head] = await lock_heads(connection, [shard])
-            ended = [item.grant_id for item in over if item.grant_id in rests or item.grant_id not in checkpoint.over]
+            ended = {item.grant_id for item in over} - checkpoint.over | moved.keys()
             if ended:
-                await end_grants(connection, ended, list(rests))
-        metrics.EXPIRED_GRANTS.inc(len(rests))
-        return len(rests)
+                await end_grants(connection, sorted(ended), list(moved))
+        metrics.EXPIRED_GRANTS.inc(sum(delta_micros < 0 for delta_micros in moved.values()))
+        return len(moved)
 
     async def _post(
         self,

@@ -10,9 +10,10 @@ from services.balance.app.post import AfterCommit, Poster, Steps
 from services.balance.app.unit import unit_of_work
 from services.balance.rules.crossing import Movement
 from services.balance.rules.posting import Cause, Part, Posting, SideTable, lay_out, posting_order
-from services.balance.rules.stream import Arrival, Stop, Verdict, judge
+from services.balance.rules.stream import Arrival, Stop, Verdict, find_late, judge
 from services.balance.store.accounts import find_overflow
 from services.balance.store.chain import lock_heads
+from services.balance.store.grants import ask_to_work_out
 from services.balance.store.holds import end_charged
 from services.balance.store.posting import prefer_plans_by_size
 from services.balance.store.streams import (
@@ -180,6 +181,9 @@ class ChargePoster:
         posted = [arrival for shard in sorted(verdicts) for arrival in verdicts[shard].posted]
         if posted:
             await self._post(connection, posted, after_commit)
+            through = {shard: stream.charged_through_us for shard, stream in streams.items()}
+            if late := find_late(posted, through):
+                await ask_to_work_out(connection, [(item.region, item.tenant_id) for item in late])
         if repeats := sum(verdict.repeats for verdict in verdicts.values()):
             after_commit(lambda: metrics.REPEATS.inc(repeats))
 

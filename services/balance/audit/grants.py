@@ -37,7 +37,7 @@ select a.region || '/' || a.tenant_id as account, coalesce(e.posted_at, a.last_p
        coalesce(s.remaining, 0) + c.bought_micros - c.usage_debt_micros - c.cash_debt_micros as burnt
 from grant_checkpoint c join account a using (account_id)
 left join entry e on (e.account_id, e.entry_number) = (c.account_id, c.entry_number)
-left join (select account_id, sum(remaining_micros) as remaining from grant_standing group by 1) s
+left join (select account_id, sum(remaining_micros - claimed_micros) as remaining from grant_standing group by 1) s
   on s.account_id = c.account_id
 where ($1::bigint is null or c.account_id = $1)
   and coalesce(s.remaining, 0) + c.bought_micros - c.usage_debt_micros - c.cash_debt_micros

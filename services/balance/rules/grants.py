@@ -17,8 +17,11 @@ from shared.clock import MINUTE_US, minute_of
 BOUGHT = "bought"
 DEBT = "debt"
 
-MoveKind = Literal["usage", "correction", "bought", "cash", "grant", "expiry"]
-# (a grant's id, BOUGHT or DEBT; how much), the latest last
+# The source of usage that is told after the rest of its grant expired; the grant's id follows.
+CLAIM = "claim/"
+
+MoveKind = Literal["usage", "correction", "bought", "cash", "grant", "expiry", "return"]
+# (a grant's id, BOUGHT, DEBT or a claim; how much), the latest last
 Burn = tuple[str, int]
 
 
@@ -48,18 +51,24 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Burning:
-    """Where burning stands. `usage_debt` was used beyond all credit, `cash_debt` taken beyond bought credit."""
+    """Where burning stands. `usage_debt` was used beyond all credit, `cash_debt` taken beyond bought credit.
+
+    `expired` is what expired of each grant and did not return. `claims` is what was used within such a grant and told
+    after that: it is owed until so much of it returns, and no other credit pays it.
+    """
 
     remaining: Mapping[str, int] = field(default_factory=dict)
     bought_micros: int = 0
     usage_debt_micros: int = 0
     cash_debt_micros: int = 0
     burns: tuple[Burn, ...] = ()
+    expired: Mapping[str, int] = field(default_factory=dict)
+    claims: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def balance_micros(self) -> int:
         credit = sum(self.remaining.values()) + self.bought_micros
-        return credit - self.usage_debt_micros - self.cash_debt_micros
+        return credit - self.usage_debt_micros - self.cash_debt_micros - sum(self.claims.values())
 
     @classmethod
     def before_grants(cls, balance_micros: int) -> "Burning":
@@ -80,19 +89,28 @@ def burn_entries(burning: Burning, moves: Iterable[Move], grants: Mapping[str, G
 
 def _use(burning: Burning, move: Move, grants: Mapping[str, Grant]) -> Burning:
     left_micros = move.amount_micros
-    remaining, burns = dict(burning.remaining), list(burning.burns)
+    remaining, claims, burns = dict(burning.remaining), dict(burning.claims), list(burning.burns)
     for grant in sorted(grants.values(), key=lambda grant: (grant.priority, grant.expires_at_us, grant.number)):
-        taken = min(left_micros, remaining.get(grant.grant_id, 0)) if move.at_us < grant.expires_at_us else 0
+        if move.at_us >= grant.expires_at_us:
+            continue
+        name = grant.grant_id
+        taken = min(left_micros, remaining.get(name, 0))
         if taken:
-            remaining[grant.grant_id] -= taken
-            left_micros -= taken
-            _push(burns, grant.grant_id, taken)
+            remaining[name] -= taken
+            _push(burns, name, taken)
+        claimed = min(left_micros - taken, burning.expired.get(name, 0) - claims.get(name, 0))
+        if claimed > 0:
+            claims[name] = claims.get(name, 0) + claimed
+            _push(burns, CLAIM + name, claimed)
+            taken += claimed
+        left_micros -= taken
     bought = min(left_micros, burning.bought_micros)
     _push(burns, BOUGHT, bought)
     _push(burns, DEBT, left_micros - bought)
     return replace(
         burning,
         remaining=remaining,
+        claims=claims,
         bought_micros=burning.bought_micros - bought,
         usage_debt_micros=burning.usage_debt_micros + left_micros - bought,
         burns=tuple(burns),
@@ -102,7 +120,7 @@ def _use(burning: Burning, move: Move, grants: Mapping[str, Grant]) -> Burning:
 def _unburn(burning: Burning, move: Move, _grants: Mapping[str, Grant]) -> Burning:
     """Give back to where the latest burns came from; beyond all that is known, to bought credit."""
     left_micros = move.amount_micros
-    remaining, burns = dict(burning.remaining), list(burning.burns)
+    remaining, claims, burns = dict(burning.remaining), dict(burning.claims), list(burning.burns)
     bought = debt = 0
     while left_micros and burns:
         source, burnt = burns.pop()
@@ -113,11 +131,14 @@ def _unburn(burning: Burning, move: Move, _grants: Mapping[str, Grant]) -> Burni
             debt += back
         elif source == BOUGHT:
             bought += back
+        elif source.startswith(CLAIM):
+            claims[source.removeprefix(CLAIM)] -= back
         else:
             remaining[source] = remaining.get(source, 0) + back
     unburnt = replace(
         burning,
         remaining=remaining,
+        claims=claims,
         usage_debt_micros=burning.usage_debt_micros - debt,
         burns=tuple(burns),
     )
@@ -175,19 +196,64 @@ def _expire(burning: Burning, move: Move, _grants: Mapping[str, Grant]) -> Burni
     assert move.grant_id is not None
     left_micros = burning.remaining.get(move.grant_id, 0) - move.amount_micros
     assert left_micros >= 0, "no more expires than is left"
-    return replace(burning, remaining={**burning.remaining, move.grant_id: left_micros})
+    expired_micros = burning.expired.get(move.grant_id, 0) + move.amount_micros
+    return replace(
+        burning,
+        remaining={**burning.remaining, move.grant_id: left_micros},
+        expired={**burning.expired, move.grant_id: expired_micros},
+    )
+
+
+def _return(burning: Burning, move: Move, _grants: Mapping[str, Grant]) -> Burning:
+    """What expired returns to its grant, and pays what was claimed of it."""
+    name = move.grant_id
+    assert name is not None
+    claimed = burning.claims.get(name, 0)
+    paid = min(move.amount_micros, claimed)
+    remaining = {**burning.remaining, name: burning.remaining.get(name, 0) + move.amount_micros - paid}
+    return replace(
+        burning,
+        remaining=remaining,
+        expired={**burning.expired, name: burning.expired.get(name, 0) - move.amount_micros},
+        claims={**burning.claims, name: claimed - paid},
+        burns=_rename(burning.burns, CLAIM + name, name, paid),
+    )
+
+
+def _rename(burns: Sequence[Burn], source: str, name: str, amount_micros: int) -> tuple[Burn, ...]:
+    """The burns with so much of the latest of one source as another's."""
+    left_micros, found = amount_micros, list[Burn]()
+    for burnt_from, burnt in reversed(burns):
+        renamed = min(burnt, left_micros) if burnt_from == source else 0
+        left_micros -= renamed
+        found += [(name, renamed), (burnt_from, burnt - renamed)]
+    renamed_burns: list[Burn] = []
+    for burnt_from, burnt in reversed(found):
+        _push(renamed_burns, burnt_from, burnt)
+    return tuple(renamed_burns)
 
 
 def _push(burns: list[Burn], source: str, amount_micros: int) -> None:
-    """Put a burn on top; one of the same source grows, so that the stack stays short."""
+    """Put a burn on top, but under what is debt; one of the same source grows, so that the stack stays short."""
     if amount_micros <= 0:
         return
+    debt = burns.pop() if source != DEBT and burns and burns[-1][0] == DEBT else None
     if burns and burns[-1][0] == source:
         amount_micros += burns.pop()[1]
     burns.append((source, amount_micros))
+    if debt is not None:
+        burns.append(debt)
 
 
-_MOVES = {"usage": _use, "correction": _unburn, "bought": _buy, "cash": _take, "grant": _give, "expiry": _expire}
+_MOVES = {
+    "usage": _use,
+    "correction": _unburn,
+    "bought": _buy,
+    "cash": _take,
+    "grant": _give,
+    "expiry": _expire,
+    "return": _return,
+}
 
 
 def read_move(entry_class: str, delta_micros: int, at_us: int, fact_id: str | None) -> Move:
@@ -201,10 +267,19 @@ def read_move(entry_class: str, delta_micros: int, at_us: int, fact_id: str | No
     elif entry_class == "grant":
         kind = "grant"
     elif entry_class == "expiry":
-        kind = "expiry"
+        kind = "expiry" if delta_micros < 0 else "return"
     else:
         kind = "bought" if delta_micros > 0 else "cash"
     return Move(kind, abs(delta_micros), at_us, grant_id)
+
+
+def find_expiries(burning: Burning, over: Iterable[str]) -> dict[str, int]:
+    """What is to be posted of grants, in the customer's favour: of those that are `over` the rest leaves.
+
+    What is claimed of an expired rest comes back first; whatever then is left of the grant goes the next time.
+    """
+    rests = {grant_id: -rest for grant_id in over if (rest := burning.remaining.get(grant_id, 0))}
+    return rests | {grant_id: claimed for grant_id, claimed in burning.claims.items() if claimed}
 
 
 def put_in_place(moves: Sequence[Move], granted_at_us: Mapping[str, int]) -> list[Move]:

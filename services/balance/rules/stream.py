@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from services.balance.wire import WireBatch
+from services.balance.wire import WireAccount, WireBatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +87,21 @@ def judge(
         if not arrival.waited:
             verdict.kept.append(arrival)
     return verdict
+
+
+def find_late(posted: Sequence[Arrival], charged_through_us: Mapping[int, int | None]) -> list[WireAccount]:
+    """Who is charged for what was used before an instant up to which everything was charged already.
+
+    `posted` are in order, per shard.
+    """
+    late: list[WireAccount] = []
+    through = {shard: instant_us or 0 for shard, instant_us in charged_through_us.items()}
+    for arrival in posted:
+        batch = arrival.batch
+        if batch.used_from_us is not None and batch.used_from_us < through[batch.shard]:
+            late += batch.accounts
+        through[batch.shard] = max(through[batch.shard], batch.charged_through_us or 0)
+    return late
 
 
 def _in_turn(arrival: Arrival) -> tuple[int, bool, bool]:

@@ -94,7 +94,8 @@ async def load_checkpoint(connection: Connection, account_id: int) -> Checkpoint
         return None
     standings = await connection.fetch(
         """
-        select s.grant_id, g.grant_number, g.priority, g.expires_at, s.remaining_micros, s.expiries, s.is_over
+        select s.grant_id, g.grant_number, g.priority, g.expires_at, s.remaining_micros, s.expiries, s.is_over,
+               s.expired_micros, s.claimed_micros
         from grant_standing s join promotional_grant g using (grant_id) where s.account_id = $1
         """,
         account_id,
@@ -105,6 +106,8 @@ async def load_checkpoint(connection: Connection, account_id: int) -> Checkpoint
         row["usage_debt_micros"],
         row["cash_debt_micros"],
         tuple((source, amount) for source, amount in orjson.loads(row["burns"])),
+        {item["grant_id"]: item["expired_micros"] for item in standings},
+        {item["grant_id"]: item["claimed_micros"] for item in standings},
     )
     return Checkpoint(
         row["entry_number"],
@@ -136,13 +139,16 @@ async def save_checkpoint(
         orjson.dumps(burning.burns).decode(),
         now_us,
     )
+    names = list({**burning.remaining, **burning.expired, **burning.claims})
     await connection.execute(
         """
-        update grant_standing s set remaining_micros = r.remaining
-        from unnest($1::text[], $2::bigint[]) r(grant_id, remaining) where s.grant_id = r.grant_id
+        update grant_standing s
+        set remaining_micros = r.remaining, expired_micros = r.expired, claimed_micros = r.claimed
+        from unnest($1::text[], $2::bigint[], $3::bigint[], $4::bigint[]) r(grant_id, remaining, expired, claimed)
+        where s.grant_id = r.grant_id
         """,
-        list(burning.remaining),
-        list(burning.remaining.values()),
+        names,
+        *([amounts.get(name, 0) for name in names] for amounts in (burning.remaining, burning.expired, burning.claims)),
     )
 
 
@@ -232,8 +238,22 @@ async def load_accounts_to_work_out(
     return [row["account_id"] for row in rows]
 
 
+async def ask_to_work_out(connection: Connection, accounts: Sequence[tuple[str, str]]) -> None:
+    """Have those (region, tenant_id) worked out next of whose grants a rest expired; the caller holds the accounts."""
+    await connection.execute(
+        """
+        update grant_checkpoint c set worked_out_at = '1970-01-01 00:00:00+00'
+        from unnest($1::text[], $2::text[]) k(region, tenant_id) join account a using (region, tenant_id)
+        where c.account_id = a.account_id
+          and exists (select from grant_standing s where s.account_id = c.account_id and s.is_over)
+        """,
+        [region for region, _ in accounts],
+        [tenant_id for _, tenant_id in accounts],
+    )
+
+
 async def end_grants(connection: Connection, grant_ids: Sequence[str], expired: Sequence[str]) -> None:
-    """Mark grants as over; `expired` are those of which a rest was posted now."""
+    """Mark grants as over; of `expired` a rest was posted now, or what expired was taken back."""
     await connection.execute(
         "update grant_standing set is_over = true, expiries = expiries + (grant_id = any($2::text[]))::int"
         " where grant_id = any($1::text[])",

@@ -19,13 +19,14 @@ class StreamRow:
     stopped_seq: int | None
     stopped_reason: str | None
     has_waiting: bool
+    charged_through_us: int | None
 
 
 async def lock_streams(connection: Connection, shards: Sequence[int]) -> dict[int, StreamRow]:
     """Lock the streams of `shards` (ascending), making those that are not there."""
     query = """
         select s.shard, s.seq, s.stopped_seq, s.stopped_reason,
-               exists (select from charge_waiting w where w.shard = s.shard) as has_waiting
+               exists (select from charge_waiting w where w.shard = s.shard) as has_waiting, s.charged_through
         from charge_stream s where s.shard = any($1::int[]) order by s.shard for update of s
         """
     rows = await connection.fetch(query, shards)
