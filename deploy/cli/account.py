@@ -111,10 +111,11 @@ def list_grants(name: AccountArgument, *, json: JsonOption = False) -> None:
             format_micros(item["remaining_micros"]),
             item["priority"],
             item["expires_at"],
+            item.get("state", ""),
         )
         for item in answer["grants"]
     ]
-    print_table(("kind", "amount", "remaining", "priority", "expires at"), rows)
+    print_table(("kind", "amount", "remaining", "priority", "expires at", "state"), rows)
 
 
 def credit_micros(text: str) -> int:

@@ -30,9 +30,9 @@ def test_a_grant_is_given_under_its_key_and_what_is_left_listed(fakes: Fakes, to
     }
     assert "25.50" in tollkeeper(*call).out
     assert tollkeeper("account", "grant", "vn/acme", "0", "--expires-at", ENDS, *WHY).code == 1
-    fakes.balance.on("GET", f"{PATH}/grants", {"grants": [{**GRANT, "remaining_micros": 1_250_000}]})
+    fakes.balance.on("GET", f"{PATH}/grants", {"grants": [{**GRANT, "state": "ended", "remaining_micros": 1_250_000}]})
     listed = tollkeeper("account", "grants", "vn/acme")
-    assert (listed.code, "1.25" in listed.out) == (0, True)
+    assert (listed.code, "1.25" in listed.out, "ended" in listed.out) == (0, True, True)
 
 
 def test_a_voucher_is_created_and_its_code_told_once(fakes: Fakes, tollkeeper: Tollkeeper) -> None:

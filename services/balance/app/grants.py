@@ -261,8 +261,9 @@ async def _work_out_anew(connection: Connection, account_id: int) -> Burning:
     assert checkpoint is not None, "an account with grants has a checkpoint"
     granted_at_us = {grant.grant_id: grant.granted_at_us for grant in await load_grants(connection, account_id)}
     ends_us = (grant.expires_at_us for grant in checkpoint.grants.values())
-    moves = [move for _, move in await load_moves(connection, account_id, 0, ends_us)]
-    return burn_entries(Burning(), put_in_place(moves, granted_at_us), checkpoint.grants)
+    moves = put_in_place([move for _, move in await load_moves(connection, account_id, 0, ends_us)], granted_at_us)
+    # All that an account ever had is seconds of work: not in the way of everybody else's posting.
+    return await asyncio.to_thread(burn_entries, Burning(), moves, checkpoint.grants)
 
 
 async def _work_out(connection: Connection, account_id: int, checkpoint: Checkpoint) -> tuple[Burning, int]:
