@@ -1,5 +1,6 @@
 """Payment's use cases wired to a database, a fake balance and fake providers, with a clock that stands."""
 
+import asyncio
 import contextlib
 import uuid
 from collections.abc import AsyncIterator
@@ -13,7 +14,7 @@ from services.payment.app.facts import Cause
 from services.payment.app.inbox import Received
 from services.payment.app.topups import TopUpRequest
 from services.payment.balance_client import BalanceClient
-from services.payment.providers import Notice, ProviderName
+from services.payment.providers import PROVIDER_NAMES, Notice, ProviderName
 from services.payment.rules.decision import Outcome
 from services.payment.rules.facts import Fact, Money, Paid, Payer
 from services.payment.service import Service, wire_service
@@ -89,6 +90,11 @@ class Shop:
 
     async def told(self) -> list[str]:
         return [event["id"] for event in await self.events()]
+
+    async def reconcile_due(self) -> int:
+        """Ask both providers about what is due; answer how many orders."""
+        asked = await asyncio.gather(*(self.service.reconciler.reconcile_due(name) for name in PROVIDER_NAMES))
+        return sum(asked)
 
     async def rows(self, query: str, *arguments: object) -> list[tuple[Any, ...]]:
         async with self.service.pool.acquire() as connection:

@@ -339,9 +339,9 @@ async def test_reconciliation_works_beside_an_order_that_can_not_be_asked_about(
         return await look_up(order)
 
     monkeypatch.setattr(shop.stripe, "look_up", listen)
-    await shop.service.reconciler.reconcile_due()
+    await shop.reconcile_due()
     assert bad.order_id in asked_about
-    await shop.service.reconciler.reconcile_due()
+    await shop.reconcile_due()
     assert asked_about.count(bad.order_id) == 1
     shop.stripe.answers[bad.order_id] = paid(bad, "stripe:pi_bad")
     await shop.service.reconciler.reconcile_all(0, None, None)

@@ -1,5 +1,6 @@
 """Reconciliation: a lost callback only costs time, an open order is asked about before it expires, nothing is lost."""
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,7 @@ from services.payment.rules.reconciliation import CLOSING_US, FIRST_ASK_US, Aski
 from services.payment.store.orders import StoredOrder
 from shared.clock import DAY_US, HOUR_US, MINUTE_US
 from tests.payment.shop import START_US, Shop, paid, vnd
+from tests.support.eventually import eventually
 
 STATES = st.sampled_from(["pending", "paid", "credited", "failed", "expired", "mismatched", "refunded", "disputed"])
 
@@ -49,14 +51,14 @@ def test_the_next_question_is_always_later(state: OrderState, now_us: int, lasts
 
 async def wait_and_reconcile(shop: Shop, us: int = FIRST_ASK_US) -> None:
     shop.clock.set(shop.clock.now_us() + us)
-    while await shop.service.reconciler.reconcile_due():
+    while await shop.reconcile_due():
         pass
 
 
 async def test_a_lost_webhook_is_healed_within_minutes(shop: Shop) -> None:
     order = await shop.order()
     shop.stripe.answers[order.order_id] = paid(order)
-    assert await shop.service.reconciler.reconcile_due() == 0
+    assert await shop.reconcile_due() == 0
     await wait_and_reconcile(shop)
     assert await shop.state(order) == "paid"
     # The webhook comes after all: one credit.
@@ -83,7 +85,7 @@ async def test_a_payment_that_came_with_the_closing_is_credited(shop: Shop, monk
 
     monkeypatch.setattr(shop.stripe, "look_up", look_up)
     shop.clock.set(order.expires_at + CLOSING_US)
-    await shop.service.reconciler.reconcile_due()
+    await shop.reconcile_due()
     assert await shop.state(order) == "paid"
 
 
@@ -98,6 +100,40 @@ async def test_an_hour_without_the_provider_loses_no_order(shop: Shop) -> None:
         shop.stripe.answers[order.order_id] = paid(order, f"stripe:pi_{number}")
     await wait_and_reconcile(shop, 10 * MINUTE_US)
     assert {await shop.state(order) for order in orders} == {"paid"}
+
+
+async def test_a_frozen_provider_keeps_no_order_of_the_other_waiting(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VNPay lists no events: a lost callback of its is healed by asking alone."""
+    asked = 0
+
+    async def freeze(_order: object) -> list[Fact]:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(3600)
+        return []
+
+    for _ in range(10):
+        await shop.order()
+    other = await shop.order(provider="vnpay", tenant_id="bolt")
+    monkeypatch.setattr(shop.stripe, "look_up", freeze)
+    shop.clock.set(shop.clock.now_us() + FIRST_ASK_US)
+    running = asyncio.create_task(shop.service.reconciler.run())
+    waiting = asyncio.create_task(shop.service.reconciler.ask_untried("vn", "acme"))
+    await eventually(lambda: asked >= 8, timeout_seconds=5, what="all of Stripe's places are taken")
+    assert other.order_id in await asyncio.wait_for(shop.service.reconciler.ask_untried("vn", "bolt"), 5)
+    shop.vnpay.answers[other.order_id] = paid(other, "vnpay:1")
+    shop.clock.set(shop.clock.now_us() + HOUR_US)
+
+    async def is_paid() -> bool:
+        return await shop.state(other) == "paid"
+
+    is_healed: bool = await eventually(is_paid, timeout_seconds=20, what="VNPay's order is paid")
+    assert is_healed
+    for task in (running, waiting):
+        task.cancel()
+    await asyncio.gather(running, waiting, return_exceptions=True)
 
 
 async def test_an_order_without_a_page_expires_without_asking_to_close_one(shop: Shop) -> None:

@@ -13,7 +13,7 @@ from services.payment.app.credits import Credits
 from services.payment.app.facts import Cause, FactApplier
 from services.payment.balance_client import BalanceClient
 from services.payment.metrics import DIFFERENCES, RECONCILED
-from services.payment.providers import AskedOrder, Provider, ProviderName, ProviderRefusal
+from services.payment.providers import PROVIDER_NAMES, AskedOrder, Provider, ProviderName, ProviderRefusal
 from services.payment.rules.decision import Outcome
 from services.payment.rules.facts import Expired, Fact, Paid
 from services.payment.rules.reconciliation import FIRST_ASK_US, RETRY_US, Asking, closes_at_us, next_ask_us
@@ -78,19 +78,27 @@ class Reconciler:
         self.balance = balance
         self._applier = applier
         self._credits = credits_
-        self._places = asyncio.Semaphore(AT_ONCE)
+        # Of each provider: one that answers late keeps no order of another's waiting. Who waits for an answer about
+        # an account's orders has places of his own.
+        self._places = {name: asyncio.Semaphore(AT_ONCE) for name in PROVIDER_NAMES}
+        self._asked_places = {name: asyncio.Semaphore(AT_ONCE) for name in PROVIDER_NAMES}
 
     async def run(self) -> None:
-        """Ask about what is due until cancelled."""
+        """Ask each provider about what is due until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for name in PROVIDER_NAMES:
+                group.create_task(self._run(name))
+
+    async def _run(self, provider: ProviderName) -> None:
         while True:
-            if not await self.reconcile_due():
+            if not await self.reconcile_due(provider):
                 await asyncio.sleep(POLL_SECONDS)
 
-    async def reconcile_due(self) -> int:
-        """Ask about the orders that are due; answer how many."""
+    async def reconcile_due(self, provider: ProviderName) -> int:
+        """Ask a provider about its orders that are due; answer how many."""
         now_us = self._clock.now_us()
         async with transaction(self._pool) as connection:
-            due = await claim_due_orders(connection, now_us, now_us - FIRST_ASK_US, now_us + RETRY_US, BATCH)
+            due = await claim_due_orders(connection, provider, now_us, now_us - FIRST_ASK_US, now_us + RETRY_US, BATCH)
             names = [order.order_id for order in due]
             held = await load_held_back(connection, SET_ASIDE_KIND, names, now_us)
         await asyncio.gather(*(self.reconcile(order) for order in due if order.order_id not in held))
@@ -119,7 +127,7 @@ class Reconciler:
         """
         async with transaction(self._pool) as connection:
             orders = await load_untried_orders(connection, region, tenant_id, UNTRIED_MAX)
-        answers = await asyncio.gather(*(self.reconcile(order) for order in orders))
+        answers = await asyncio.gather(*(self._reconcile(order, self._asked_places) for order in orders))
         return frozenset(
             order.order_id
             for order, found in zip(orders, answers, strict=True)
@@ -128,7 +136,12 @@ class Reconciler:
 
     async def reconcile(self, order: StoredOrder) -> list[Difference]:
         """Ask the provider, then balance, about one order; answer what differed."""
-        async with self._places:
+        return await self._reconcile(order, self._places)
+
+    async def _reconcile(
+        self, order: StoredOrder, places: Mapping[ProviderName, asyncio.Semaphore]
+    ) -> list[Difference]:
+        async with places[order.provider]:
             try:
                 found = await past_races(partial(self._ask, order))
             except Exception as error:

@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import orjson
 
 from services.payment.app.facts import Cause, FactApplier
-from services.payment.providers import Provider, ProviderName, ProviderRefusal, RefundOrder, UnreadableAnswer
+from services.payment.providers import (
+    PROVIDER_NAMES,
+    Provider,
+    ProviderName,
+    ProviderRefusal,
+    RefundOrder,
+    UnreadableAnswer,
+    provider_of,
+)
 from services.payment.rules.currencies import check_payable
 from services.payment.rules.facts import Fact, Money, Refunded, RefundFailed
 from services.payment.rules.sending import check_goes_at_once
@@ -83,7 +91,7 @@ class Refunds:
         self._clock = clock
         self._providers = providers
         self._applier = applier
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places = {name: asyncio.Semaphore(AT_ONCE) for name in PROVIDER_NAMES}
 
     async def refund(self, wish: RefundWish, item_id: str | None = None) -> RefundRequest:
         """Send money back, once per Idempotency-Key; `item_id` is a queue item that this settles.
@@ -165,7 +173,7 @@ class Refunds:
             after = requests[-1].cursor
 
     async def _resume(self, request: RefundRequest) -> bool:
-        async with self._places:
+        async with self._places[provider_of(request.payment_id)]:
             try:
                 await self._send(request, None)
             except Exception as error:  # noqa: BLE001 - every error is this request's own

@@ -14,13 +14,19 @@ the Provider, or None where settings hold no key for it.
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 from services.payment.rules.facts import Fact, Money, SavedCard
 from shared.errors import Refusal
 from shared.ids import content_hash
 
 ProviderName = Literal["stripe", "vnpay"]
+PROVIDER_NAMES: Final[tuple[ProviderName, ...]] = get_args(ProviderName)
+
+
+def provider_of(payment_id: str) -> ProviderName:
+    """Whose payment it is: its id begins with the provider's name."""
+    return "vnpay" if payment_id.startswith("vnpay:") else "stripe"
 
 
 class ProviderRefusal(Refusal):

@@ -6,14 +6,14 @@ from shared.db import Connection
 
 
 async def claim_due_orders(
-    connection: Connection, now_us: int, first_before_us: int, until_us: int, limit: int
+    connection: Connection, provider: ProviderName, now_us: int, first_before_us: int, until_us: int, limit: int
 ) -> list[StoredOrder]:
-    """Orders to ask about now, nobody else's until `until_us`: whoever dies over one leaves it to the next."""
+    """A provider's orders to ask about now, nobody else's until `until_us`: who dies leaves his to the next."""
     rows = await connection.fetch(
         f"""
         with due as (
           select order_id from payment_order
-          where (asks = 0 and ask_at is null and created_at <= $2) or ask_at <= $1
+          where provider = $5 and ((asks = 0 and ask_at is null and created_at <= $2) or ask_at <= $1)
           order by coalesce(ask_at, created_at) limit $4 for update skip locked
         )
         update payment_order o set asks = asks + 1, ask_at = $3 from due where o.order_id = due.order_id
@@ -23,6 +23,7 @@ async def claim_due_orders(
         first_before_us,
         until_us,
         limit,
+        provider,
     )
     return [StoredOrder(*row) for row in rows]
 

@@ -5,7 +5,7 @@ from typing import Final
 
 import orjson
 
-from services.payment.providers import ProviderName
+from services.payment.providers import ProviderName, provider_of
 from services.payment.rules.facts import DisputeClosed, Disputed, Money, PaymentFact, Refunded, RefundFailed
 from shared.db import Connection
 from shared.ids import fact_id
@@ -52,7 +52,7 @@ async def load_early_facts(connection: Connection, payment_id: str) -> list[Earl
     rows = await connection.fetch(
         "select fact_id, fact, cause from early_fact where payment_id = $1 order by fact_number", payment_id
     )
-    provider: ProviderName = "vnpay" if payment_id.startswith("vnpay:") else "stripe"
+    provider = provider_of(payment_id)
     return [EarlyFact(row["fact_id"], row["fact"], row["cause"], provider) for row in rows]
 
 
