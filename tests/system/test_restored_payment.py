@@ -3,7 +3,9 @@ told is credited once, and what is unknown afterwards is listed.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 
 from shared.clock import HOUR_US, MINUTE_US, SECOND_US
@@ -21,6 +23,7 @@ from tests.system.waiting import wait_for
 pytestmark = pytest.mark.process
 
 REGIONS = {"vn": {"currency": "VND", "opened_at": "2020-01-01T00:00:00Z", "grace_seconds": 600}}
+REFUND_MICROS = 90_000_000_000
 OPEN_ORDERS = "select order_id from pending_order where ended_at is null order by 1"
 
 
@@ -82,6 +85,14 @@ def reason_of(cluster: PaymentCluster) -> str:
     return str(cases[-1]["reason"])
 
 
+def refund(cluster: PaymentCluster, payment_id: str) -> dict[str, Any]:
+    body = {"amount_micros": REFUND_MICROS, "reason": "asked for", "actor": "kim"}
+    url = f"{cluster.url('payment')}/v1/payments/{payment_id}/refunds"
+    answer = httpx.post(url, json=body, headers={"Idempotency-Key": "one refund"}, timeout=10)
+    assert answer.is_success, answer.text
+    return dict(answer.json())
+
+
 def test_a_restored_payment_credits_nothing_twice_and_lists_what_it_does_not_know(cluster: PaymentCluster) -> None:
     known = str(cluster.order("before the dump")["order_id"])
     dump = cluster.dump("payment")
@@ -93,8 +104,10 @@ def test_a_restored_payment_credits_nothing_twice_and_lists_what_it_does_not_kno
         lambda: cluster.query("payment", "select count(*) from payment where credited_at is not null") == [(2,)],
         what="both are credited",
     )
+    made = refund(cluster, "stripe:pi_1")
+    paid_micros = 2 * PRICE.amount_micros - REFUND_MICROS
+    wait_for(lambda: cluster.balances()["vn", "acme"] == paid_micros, what="the refund is posted")
     before = cluster.balances()
-    assert before["vn", "acme"] == 2 * PRICE.amount_micros
     cluster.set_clock(cluster.now_us + 10 * MINUTE_US)
     cluster.kill("payment")
     cluster.restore_dump("payment", dump)
@@ -106,6 +119,14 @@ def test_a_restored_payment_credits_nothing_twice_and_lists_what_it_does_not_kno
         lambda: cluster.query("payment", "select count(*) from payment where credited_at is not null") == [(2,)],
         what="both are known as credited again",
     )
+    # The refund was told, and is there before anybody asks for it once more.
+    rows = cluster.query("payment", "select payment_id, amount_micros from refund")
+    assert rows == [("stripe:pi_1", REFUND_MICROS)]
+    assert refund(cluster, "stripe:pi_1")["refund_id"] == made["refund_id"]
+    # The customer repeats his request, and is shown what he paid.
+    again = cluster.order("after the dump")
+    assert (again["state"], again["payment_id"], again["page_url"]) == ("credited", "stripe:pi_1", None)
+    cluster.settle()
     assert cluster.balances() == before
     assert cluster.dead_letters("balance") == {}
     assert cluster.get("payment", "/v1/queue")["items"] == []
