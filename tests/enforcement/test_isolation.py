@@ -50,6 +50,18 @@ async def test_a_stop_that_can_not_be_sent_stands_before_nobody(
     assert await set_aside(world) == []
 
 
+async def test_a_container_whose_row_cannot_be_read_keeps_no_other_of_its_account_running(open_world: Open) -> None:
+    world = await open_world()
+    now_us = world.clock.now_us()
+    for number in range(3):
+        await world.learn(happened("created", f"ctr-{number}", now_us), happened("started", f"ctr-{number}", now_us))
+    await world.execute("update resource set life = '{}' where resource_id = 'ctr-1'")
+    await world.learn(account("exhausted", 2))
+    stopped = [command["subject"] for command in await world.sent(COMMANDS)]
+    assert sorted(stopped) == ["ctr-0", "ctr-2"]
+    assert await set_aside(world) == [("resource", "vn/ctr-1")]
+
+
 async def test_a_parked_event_that_can_not_be_read_stands_before_nobody(open_world: Open) -> None:
     world = await open_world()
     now_us = world.clock.now_us()

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeGuard
+from typing import Final, TypeGuard
 
 from services.enforcement import metrics
 from services.enforcement.app.scene import Scene
@@ -12,6 +12,7 @@ from services.enforcement.messages import Messages
 from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.rules.deletion import Case, name_case
 from services.enforcement.rules.lifecycle import CREATED
+from services.enforcement.rules.resource import Resource, ResourceKey
 from services.enforcement.rules.stops import is_news
 from services.enforcement.settings import Settings
 from services.enforcement.store.accounts import lock_accounts, save_accounts
@@ -24,10 +25,13 @@ from shared.clock import MINUTE_US, Clock
 from shared.db import Connection, day_of, ensure_partitions
 from shared.log import get_logger
 from shared.outbox import append_messages
+from shared.set_aside import describe_error, release, set_aside
 
 logger = get_logger(__name__)
 
 Fact = Account | LifecycleFact
+# Containers whose row can't be read are set aside under it: a person mends the row, the others of the account stop.
+UNREADABLE_KIND: Final = "resource"
 
 
 class Unit:
@@ -74,7 +78,7 @@ class Unit:
         ids = sorted({fact.key[:2] for fact in facts if isinstance(fact, LifecycleFact)})
         moving = sorted({seen.key for seen in news if seen.must_stop or scene.accounts[seen.key].must_stop})
         if moving:
-            scene.add_resources(await load_running(self._connection, moving))
+            scene.add_resources(await self._load_running(moving))
         if ids:
             scene.add_resources(await load_resources(self._connection, ids))
         if scene.resource_ids:
@@ -87,6 +91,14 @@ class Unit:
             }
             keys = sorted({seen.key for seen in followed})
             scene.add_cases(await load_cases(self._connection, keys, sorted(case_ids)))
+
+    async def _load_running(self, keys: Sequence[AccountKey]) -> list[Resource]:
+        """The running containers of accounts; those that can't be read are set aside, and the others are stopped."""
+        running, unreadable = await load_running(self._connection, keys)
+        for key, error in unreadable.items():
+            await set_aside(self._connection, UNREADABLE_KIND, _name(key), describe_error(error), self.now_us)
+        await release(self._connection, UNREADABLE_KIND, [_name(resource.key) for resource in running])
+        return running
 
     async def send_first_stops(self, scene: Scene) -> None:
         """Send the first command of each opened request of which balance has just told, as far as the breaker allows.
@@ -201,3 +213,7 @@ class OutboxDays:
             self._day = day
 
         return remember
+
+
+def _name(key: ResourceKey) -> str:
+    return f"{key.region}/{key.resource_id}"

@@ -26,8 +26,10 @@ async def load_resources(connection: Connection, ids: Sequence[tuple[str, str]])
     return [_resource(row) for row in rows]
 
 
-async def load_running(connection: Connection, keys: Sequence[AccountKey]) -> list[Resource]:
-    """The running containers of accounts."""
+async def load_running(
+    connection: Connection, keys: Sequence[AccountKey]
+) -> tuple[list[Resource], dict[ResourceKey, Exception]]:
+    """The running containers of accounts, and those of which the row can't be read: they stop none of the others."""
     rows = await connection.fetch(
         f"""
         select {_COLUMNS} from resource r
@@ -37,7 +39,14 @@ async def load_running(connection: Connection, keys: Sequence[AccountKey]) -> li
         [key.region for key in keys],
         [key.tenant_id for key in keys],
     )
-    return [_resource(row) for row in rows]
+    running: list[Resource] = []
+    unreadable: dict[ResourceKey, Exception] = {}
+    for row in rows:
+        try:
+            running.append(_resource(row))
+        except Exception as error:  # noqa: BLE001 - whatever a row makes of its reading
+            unreadable[_key(row)] = error
+    return running, unreadable
 
 
 async def load_live(connection: Connection, key: AccountKey) -> list[Resource]:
@@ -109,5 +118,8 @@ def _fact(
 
 
 def _resource(row: asyncpg.Record) -> Resource:
-    key = ResourceKey(row["region"], row["resource_id"], row["tenant_id"], row["family"])
-    return Resource(key, row["created"], decode_life(row["life"]))
+    return Resource(_key(row), row["created"], decode_life(row["life"]))
+
+
+def _key(row: asyncpg.Record) -> ResourceKey:
+    return ResourceKey(row["region"], row["resource_id"], row["tenant_id"], row["family"])
