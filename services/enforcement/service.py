@@ -80,7 +80,7 @@ class Service:
         neighbours = Neighbours(
             BalanceClient(resources.balance), MeteringClient(resources.metering), PaymentClient(resources.payment)
         )
-        self.stopping = Stopping(self.enforce, neighbours.balance)
+        self.stopping = Stopping(self.enforce, neighbours.balance, neighbours.metering)
         self.sweep = Sweep(self.enforce, neighbours.balance)
         self.positions = Positions(resources.pool, settings.kafka_bootstrap, settings.topic_prefix, CONSUMED)
         self.timers = Timers(self.enforce)

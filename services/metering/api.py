@@ -30,7 +30,7 @@ from services.metering.store.resources import Resource
 from shared.clock import Clock, format_instant
 from shared.db import Pool, transaction
 from shared.errors import Refusal
-from shared.events.cloudevents import RegionName, TenantId
+from shared.events.cloudevents import Identifier, RegionName, TenantId
 from shared.events.prices import PriceBookFile, PriceBookPublished
 from shared.log import get_logger
 from shared.operators import OperatorWord, Words
@@ -44,6 +44,7 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Name = Annotated[str | None, Query(max_length=200)]
 # Whoever asks wants to know whether there is any, and to name some.
 HELD_BACK_MAX = 20
+RUNS_MAX = 1000
 # Where a page goes on: the `next` of the one before.
 After = Annotated[str | None, Query(max_length=2000)]
 
@@ -61,6 +62,19 @@ class CloseRequest(OperatorWord):
     kind: Words
     source: Words
     event_id: Words
+
+
+class ResourceName(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    region: RegionName
+    resource_id: Identifier
+
+
+class RunsQuestion(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    resources: Annotated[list[ResourceName], Field(max_length=RUNS_MAX)]
 
 
 Shard = Annotated[int, Path(ge=0, le=2**31 - 1)]
@@ -110,6 +124,7 @@ class MeteringApi:
         add("/resources/{region}/{resource_id:path}", self.resource, methods=["GET"])
         add("/accounts/{region}/{tenant_id}/held-back", self.held_back, methods=["GET"])
         add("/accounts/{region}/{tenant_id}/resources/{resource_id:path}", self.owned, methods=["GET"])
+        add("/runs", self.runs, methods=["POST"])
         add("/pending", self.pending, methods=["GET"])
         add("/unpriced", self.unpriced, methods=["GET"])
         add("/parked", self.parked, methods=["GET"])
@@ -186,6 +201,19 @@ class MeteringApi:
         async with transaction(self._pool) as connection:
             owner = await resource_store.load_owner(connection, region, resource_id)
         return {"resource_id": resource_id, "is_owner": owner == tenant_id}
+
+    async def runs(self, body: RunsQuestion) -> dict[str, Any]:
+        """Who is charged for resources, and by which run they run now; a question, which changes nothing.
+
+        What is not known here, or can't be read, is left out. `run` is null for what does not run.
+        """
+        keys = {(item.region, item.resource_id) for item in body.resources}
+        async with transaction(self._pool) as connection:
+            found = await resource_store.load_resources(connection, sorted(keys))
+        return {
+            "now": format_instant(self._clock.now_us()),
+            "resources": [_describe_run(item) for item in found if isinstance(item, resource_store.Resource)],
+        }
 
     async def held_back(self, region: RegionName, tenant_id: TenantId) -> dict[str, Any]:
         """What was said of an account and is not in its charges, until an operator has looked at it."""
@@ -357,6 +385,16 @@ def _describe(resource: Resource) -> dict[str, Any]:
             for (source, event_id), effect in describe_without_effect(history).items()
         ],
         "sequences_conflict": history.order.sequences_conflict,
+    }
+
+
+def _describe_run(resource: Resource) -> dict[str, Any]:
+    running = resource.history.order.running
+    return {
+        "region": resource.region,
+        "resource_id": resource.resource_id,
+        "tenant_id": resource.tenant_id,
+        "run": None if running is None else {"source": running.source, "event_id": running.event_id},
     }
 
 

@@ -35,17 +35,19 @@ class _Fake:
 
 @dataclass
 class FakeMetering(_Fake):
-    """Charges everything `lag_seconds` after it happened; `others` are resources of somebody else."""
+    """Charges everything `lag_seconds` after it happened; `others` are somebody else's, `charged` its runs."""
 
     lag_seconds: int = 5
     seq: int = 0
     halted: str | None = None
     held_back: list[dict[str, Any]] = field(default_factory=list)
     others: set[str] = field(default_factory=set)
+    charged: dict[str, tuple[str, str | None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.api.get("/v1/status")(self.get_status)
+        self.api.post("/v1/runs")(self.list_runs)
         self.api.get("/v1/accounts/{region}/{tenant_id}/held-back")(self.list_held_back)
         self.api.get("/v1/accounts/{region}/{tenant_id}/resources/{resource_id:path}")(self.get_owned)
 
@@ -56,6 +58,16 @@ class FakeMetering(_Fake):
 
     def get_owned(self, resource_id: str) -> dict[str, Any]:
         return {"resource_id": resource_id, "is_owner": resource_id not in self.others}
+
+    def list_runs(self, body: dict[str, list[dict[str, str]]]) -> dict[str, Any]:
+        """Those of `charged`: the tenant and the event that began its run, by resource id."""
+        found: list[dict[str, Any]] = []
+        for name in body["resources"]:
+            if name["resource_id"] in self.charged:
+                tenant_id, run_id = self.charged[name["resource_id"]]
+                run = None if run_id is None else {"source": "platform/vn", "event_id": run_id}
+                found.append({**name, "tenant_id": tenant_id, "run": run})
+        return {"now": self.now, "resources": found}
 
     def list_held_back(self, region: str, tenant_id: str) -> dict[str, Any]:  # noqa: ARG002 - acme's alone
         return {"now": self.now, "held_back": self.held_back}

@@ -26,6 +26,8 @@ async def test_a_stop_that_is_retracted_makes_the_container_run_again(open_world
     await world.learn(happened("stopped", "ctr-1", now_us + 2, "stop-1"))
     assert await world.told() == ["stop.requested", "stop.confirmed"]
     await world.learn(happened("retracted", "ctr-1", now_us + 3, replaces=FactKey("platform/vn", "stop-1")))
+    assert len(await stops(world)) == 1, "metering is asked first whose run an amendment left"
+    world.metering.charged["ctr-1"] = ("acme", "run-1")
     await world.service.stopping.send_first()
     assert await stops(world) == [f"ctr-1/platform/vn/run-1/stop/{attempt}" for attempt in (1, 2)]
     assert await world.told() == ["stop.requested", "stop.confirmed", "stop.requested"]
@@ -80,7 +82,9 @@ async def test_an_amendment_of_a_creation_is_refused_as_in_metering(
     created, started = happened("created", "ctr-1", now_us, "new"), happened("started", "ctr-1", now_us, "run-1")
     amendment = happened(verb, "ctr-1", now_us + 1, "slip", replaces=FactKey("platform/vn", "new"))
     await world.learn(*([amendment, created, started] if is_first else [created, started, amendment]))
+    world.metering.charged["ctr-1"] = ("acme", "run-1")
     await world.learn(account("exhausted", 2))
+    await world.send_due_stops()
     assert await stops(world) == ["ctr-1/platform/vn/run-1/stop/1"]
 
 
@@ -93,7 +97,9 @@ async def test_a_creation_that_replaces_another_takes_its_place_in_any_order(ope
         for number in order:
             await world.learn((old, new)[number])
         await world.learn(happened("started", name, now_us + 2, "run-1"))
+        world.metering.charged[name] = ("acme", "run-1")
     await world.learn(account("exhausted", 2))
+    await world.send_due_stops()
     assert await stops(world) == ["ctr-1/platform/vn/run-1/stop/1", "ctr-2/platform/vn/run-1/stop/1"]
 
 

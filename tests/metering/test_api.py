@@ -153,3 +153,16 @@ async def test_no_input_is_answered_with_a_fault(meter: Meter, client: httpx.Asy
         count, faults = await find_faults(client, (await client.get("/openapi.json")).json())
     assert not faults, "\n".join(faults)
     assert count > 300
+
+
+async def test_who_is_charged_for_which_run_is_told_in_one_answer(meter: Meter, client: httpx.AsyncClient) -> None:
+    for name in ("runs", "rests"):
+        await meter.take(lifecycle("container.created", name, START_US, gpu_sku="a30", gpu_count=1))
+    first = lifecycle("container.started", "runs", START_US)
+    await meter.take(first, lifecycle("container.created", "runs", START_US, tenant_id="late", gpu_sku="a30"))
+    names = [{"region": "vn", "resource_id": name} for name in ("runs", "rests", "unknown")]
+    found = (await client.post("/v1/runs", json={"resources": names})).json()["resources"]
+    assert sorted((item["resource_id"], item["tenant_id"], item["run"]) for item in found) == [
+        ("rests", "acme", None),
+        ("runs", "acme", {"source": first["source"], "event_id": first["id"]}),
+    ]

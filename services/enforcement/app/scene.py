@@ -8,7 +8,7 @@ from services.enforcement.handlers import LifecycleFact
 from services.enforcement.messages import Messages, StopOrder
 from services.enforcement.rules.account import Account, AccountKey, learn_account
 from services.enforcement.rules.deletion import Case, Grace, follow_account, name_case, reopen_case
-from services.enforcement.rules.lifecycle import RETRACTED, Fact, RunKey, learn_fact
+from services.enforcement.rules.lifecycle import RETRACTED, Fact, RunKey, dispute, learn_fact
 from services.enforcement.rules.resource import Family, Resource, ResourceKey, is_foreign
 from services.enforcement.rules.stops import Backoff, decide_stops, next_attempt_us
 from services.enforcement.store.stops import StopRequest
@@ -116,6 +116,7 @@ class Scene:
         known = rows.get(key) or Resource(key)
         if is_foreign(key, rows.values()):
             self.foreign += 1
+            self._dispute(rows)
             return
         life = learn_fact(known.life, fact)
         self._touched.add(resource_id)
@@ -126,6 +127,17 @@ class Scene:
             self.deleted.append(resource_id)
         if grown.is_live and not known.is_live:
             self.created.append(key)
+
+    def _dispute(self, rows: dict[ResourceKey, Resource]) -> None:
+        """Somebody else claims a resource: metering may have heard that claim first."""
+        for key, row in rows.items():
+            if row.created and not row.life.is_disputed:
+                rows[key] = self.changed_resources[key] = replace(row, life=dispute(row.life))
+
+    def is_doubtful(self, request: StopRequest) -> bool:
+        """Whether metering may know another life of the container, or another account that it is of."""
+        rows = self._resources.get((request.key.region, request.resource_id), {})
+        return len({key.account for key in rows}) > 1 or any(row.life.is_doubtful for row in rows.values())
 
     def reopen_cases(self, grace_of: Callable[[str], Grace]) -> None:
         """What is new on an account whose case is done, and which stays below zero, is to be deleted as well."""

@@ -2,21 +2,32 @@
 
 An event that says "at or below zero" can be long overtaken: its account was paid for, and balance's relay, the broker
 or this service was paused meanwhile. Only what balance has told a moment ago is stopped without asking (`Unit.learn`).
+
+Metering is asked whose run it is, all at once. It may be out of reach: then what nobody contradicts is stopped at once,
+and the rest after a while. Nothing is stopped for the debts of an account that another is charged for.
 """
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from services.enforcement import metrics
 from services.enforcement.app.enforce import BATCH, Enforce
-from services.enforcement.clients.asking import OutOfReachError, UnusableAnswerError
+from services.enforcement.app.scene import Scene
+from services.enforcement.clients.asking import OutOfReachError, RefusedError, UnusableAnswerError
 from services.enforcement.clients.balance import BalanceClient
+from services.enforcement.clients.metering import MeteringClient
 from services.enforcement.rules.account import Account, AccountKey
+from services.enforcement.rules.stops import Charged, find_stop_objection
 from services.enforcement.store.resources import load_resources
-from services.enforcement.store.stops import StopTurn, load_due_ids, load_requests
+from services.enforcement.store.stops import StopRequest, StopTurn, load_due_ids, load_requests
+from shared.clock import SECOND_US
 from shared.db import transaction
+from shared.errors import RecordError
+from shared.log import get_logger
+
+logger = get_logger(__name__)
 
 # So many accounts are asked for at a time, and their stops sent at once.
 ASKED_TOGETHER = 16
@@ -24,14 +35,16 @@ ASKED_TOGETHER = 16
 ANSWER_SECONDS_MAX = 5.0
 
 _Due = tuple[AccountKey, str]
+_Answers = Mapping[tuple[str, str], Charged]
 
 
 class Stopping:
     """Sends the due stops of each kind by itself: neither waits behind the other, nor uses its allowance."""
 
-    def __init__(self, enforce: Enforce, balance: BalanceClient) -> None:
+    def __init__(self, enforce: Enforce, balance: BalanceClient, metering: MeteringClient) -> None:
         self._enforce = enforce
         self._balance = balance
+        self._metering = metering
 
     async def send_first(self) -> int:
         """Send first commands that wait, as far as balance agrees and the breaker allows; return how many were sent."""
@@ -46,18 +59,34 @@ class Stopping:
         async with transaction(self._enforce.pool) as connection:
             due = await load_due_ids(connection, self._enforce.clock.now_us(), BATCH, turn)
         keys = sorted({key for key, _ in due})
+        # Before balance, whose answers are good for seconds.
+        charged = await self._load_charged(due)
         sent = 0
         for first in range(0, len(keys), ASKED_TOGETHER):
             asked = set(keys[first : first + ASKED_TOGETHER])
-            sent += await self._send_asked(turn, [item for item in due if item[0] in asked])
+            sent += await self._send_asked(turn, [item for item in due if item[0] in asked], charged)
         return sent
 
-    async def _send_asked(self, turn: StopTurn, due: Sequence[_Due]) -> int:
+    async def _load_charged(self, due: Sequence[_Due]) -> _Answers:
+        """What metering charges of the containers; nothing where it does not answer."""
+        if not due:
+            return {}
+        try:
+            return await self._metering.load_charged({(key.region, resource_id) for key, resource_id in due})
+        except (OutOfReachError, RefusedError) as error:
+            logger.warning("stops.metering_unanswered", stops=len(due), reason=str(error)[:200])
+            return {}
+
+    async def _send_asked(self, turn: StopTurn, due: Sequence[_Due], charged: _Answers) -> int:
         asked_at = time.monotonic()
         agreed = await self._ask(due)
         wanted = [item for item in due if item[0] in agreed]
-        act = partial(self._send, turn, asked_at)
-        return await self._enforce.isolation.apply("stop", wanted, _name_stop, act)
+        held: dict[str, str] = {}
+        act = partial(self._send, turn, asked_at, charged, held)
+        sent = await self._enforce.isolation.apply("stop", wanted, _name_stop, act)
+        for item, reason in held.items():
+            await self._enforce.isolation.set_aside("stop", item, RecordError("stop_held", reason))
+        return sent
 
     async def _ask(self, due: Sequence[_Due]) -> set[AccountKey]:
         """Learn what balance says of these accounts now; return those that it says must be stopped.
@@ -85,8 +114,10 @@ class Stopping:
             raise UnusableAnswerError("balance does not know the account")
         return answer.to_account()
 
-    async def _send(self, turn: StopTurn, asked_at: float, due: Sequence[_Due]) -> int:
-        """Decide once more under the accounts' locks: an event may have come after the answer."""
+    async def _send(
+        self, turn: StopTurn, asked_at: float, charged: _Answers, held: dict[str, str], due: Sequence[_Due]
+    ) -> int:
+        """Decide once more under the accounts' locks: an event may have come after the answer. `held`: why not."""
         async with self._enforce.unit() as (connection, unit):
             scene = await unit.begin([key for key, _ in due])
             ids = sorted({(key.region, resource_id) for key, resource_id in due})
@@ -96,10 +127,27 @@ class Stopping:
             scene.decide_stops()
             if time.monotonic() - asked_at > ANSWER_SECONDS_MAX:
                 raise OutOfReachError("balance's answer is too old to stop by")
-            requests = [request for request in scene.due_requests() if request.turn == turn][:BATCH]
-            sent = await unit.send_stops(scene, turn, requests)
+            requests = [request for request in scene.due_requests() if request.turn == turn]
+            objections = {request: self._object(scene, request, charged) for request in requests}
+            held.update((_name_request(item), reason) for item, reason in objections.items() if reason is not None)
+            agreed = [request for request in requests if objections[request] is None]
+            sent = await unit.send_stops(scene, turn, agreed[:BATCH])
             await unit.save(scene)
         return sent
+
+    def _object(self, scene: Scene, request: StopRequest, charged: _Answers) -> str | None:
+        return find_stop_objection(
+            request.key.tenant_id,
+            request.run,
+            charged.get((request.key.region, request.resource_id)),
+            is_doubtful=scene.is_doubtful(request),
+            waited_us=scene.now_us - request.requested_at_us,
+            wait_us_max=self._enforce.settings.enforcement_metering_wait_seconds_max * SECOND_US,
+        )
+
+
+def _name_request(request: StopRequest) -> str:
+    return _name_stop((request.key, request.resource_id))
 
 
 def _name_stop(due: _Due) -> str:

@@ -103,9 +103,14 @@ class Unit:
     async def send_first_stops(self, scene: Scene) -> None:
         """Send the first command of each opened request of which balance has just told, as far as the breaker allows.
 
-        The others wait, due: for the breaker, or for balance's answer whether the account is still to be stopped.
+        The others wait, due: for the breaker, for balance's answer whether the account is still to be stopped, or for
+        metering's whose run it is.
         """
-        told = [request for request in scene.opened if is_news(scene.accounts[request.key], self.now_us)]
+        told = [
+            request
+            for request in scene.opened
+            if is_news(scene.accounts[request.key], self.now_us) and not scene.is_doubtful(request)
+        ]
         self.waiting_stops += len(scene.opened) - await self.send_stops(scene, "first", told)
         self.on_commit(lambda: metrics.STOPS_REQUESTED.inc(len(scene.opened)))
 

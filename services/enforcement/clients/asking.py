@@ -1,6 +1,6 @@
 """Questions to a neighbour over HTTP. Whatever is not a clear answer is "out of reach": uncertainty, never a fact."""
 
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -54,7 +54,7 @@ class Asker:
         path: str,
         *,
         query: dict[str, str | int] | None = None,
-        body: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
     ) -> ModelT:
         """Raises OutOfReachError, RefusedError."""
         return self.read(model, await self.send(method, path, query=query, body=body))
@@ -65,7 +65,7 @@ class Asker:
         path: str,
         *,
         query: dict[str, str | int] | None = None,
-        body: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
     ) -> httpx.Response:
         try:
             return await self._client.request(method, path, params=query, json=body)

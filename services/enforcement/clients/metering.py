@@ -1,5 +1,7 @@
 """Questions to metering: how far everything is charged, and what it keeps back."""
 
+from collections.abc import Collection
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -7,6 +9,8 @@ import httpx
 from services.enforcement.clients.asking import Answer, Asker, OutOfReachError
 from services.enforcement.rules.account import AccountKey
 from services.enforcement.rules.guards import MeteringSeen
+from services.enforcement.rules.lifecycle import RunKey
+from services.enforcement.rules.stops import Charged
 from shared.events.cloudevents import Instant
 
 
@@ -45,6 +49,22 @@ class _Owned(Answer):
     is_owner: bool
 
 
+class _Run(Answer):
+    source: str
+    event_id: str
+
+
+class _Charged(Answer):
+    region: str
+    resource_id: str
+    tenant_id: str
+    run: _Run | None
+
+
+class _ChargedAnswer(Answer):
+    resources: list[_Charged]
+
+
 class MeteringClient:
     """`client` has metering's address as its base."""
 
@@ -62,6 +82,20 @@ class MeteringClient:
         if answer.resource_id != resource_id:
             raise OutOfReachError("metering answered for another resource than asked")
         return answer.is_owner
+
+    async def load_charged(self, resources: Collection[tuple[str, str]]) -> dict[tuple[str, str], Charged]:
+        """Whom metering charges for these (region, resource id), and for which run; what it does not know is left out.
+
+        Raises OutOfReachError.
+        """
+        body: dict[str, Any] = {"resources": [{"region": key[0], "resource_id": key[1]} for key in sorted(resources)]}
+        answer = await self._asker.ask(_ChargedAnswer, "POST", "/v1/runs", body=body)
+        return {
+            (item.region, item.resource_id): Charged(
+                item.tenant_id, None if item.run is None else RunKey(item.run.source, item.run.event_id)
+            )
+            for item in answer.resources
+        }
 
     async def load_held_back(self, key: AccountKey) -> tuple[str, ...]:
         """What was said of an account and is not in its charges, in words. Raises OutOfReachError."""

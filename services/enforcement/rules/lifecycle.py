@@ -5,7 +5,7 @@ matter. Their order is the one of `shared/lifecycle_order.py`, as in metering.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -58,10 +58,20 @@ class Fact:
 
 @dataclass(frozen=True)
 class Life:
-    """`facts` by their keys; `amended`: who took which fact out, also one that has not come yet."""
+    """`facts` by their keys; `amended`: who took which fact out, also one that has not come yet.
+
+    `is_disputed`: something was said that was refused because something else came first. Whoever heard it the other way
+    round, as metering may have, knows another life.
+    """
 
     facts: tuple[Fact, ...] = ()
     amended: tuple[tuple[FactKey, FactKey], ...] = ()
+    is_disputed: bool = field(default=False, compare=False)
+
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether what is known may depend on the order in which it came."""
+        return self.is_disputed or bool(self.amended)
 
     @cached_property
     def order(self) -> Order[Fact]:
@@ -96,17 +106,18 @@ def learn_fact(life: Life, fact: Fact) -> Life:
     if fact.replaces is not None:
         target = next((known for known in life.facts if known.key == fact.replaces), None)
         if target is not None and (target.verb == CREATED) != (fact.verb == CREATED):
-            return life
+            return dispute(life)
         if amended.setdefault(fact.replaces, fact.key) != fact.key:
-            return life
+            return dispute(life)
         if len(amended) > FACTS_MAX:
             del amended[next(iter(amended))]
     facts = {known.key: known for known in life.facts if known.key not in amended}
     second = fact.verb == CREATED and any(known.verb == CREATED for known in facts.values())
+    is_disputed = life.is_disputed or facts.get(fact.key, fact) != fact or (second and fact.key not in facts)
     if fact.verb != RETRACTED and fact.key not in amended and not second:
         facts.setdefault(fact.key, fact)
-    grown = Life(tuple(sorted(facts.values(), key=_key)), tuple(amended.items()))
-    if grown == life:
+    grown = Life(tuple(sorted(facts.values(), key=_key)), tuple(amended.items()), is_disputed)
+    if grown == life and grown.is_disputed == life.is_disputed:
         return life
     return grown if len(grown.facts) <= FACTS_MAX else _fold(grown)
 
@@ -118,7 +129,12 @@ def _refuse_amendment(life: Life, creation: FactKey) -> tuple[Life, dict[FactKey
     if any(known.key == by and known.verb == CREATED for known in life.facts):
         return life, amended
     del amended[creation]
-    return Life(tuple(known for known in life.facts if known.key != by), tuple(amended.items())), amended
+    left = tuple(known for known in life.facts if known.key != by)
+    return Life(left, tuple(amended.items()), is_disputed=True), amended
+
+
+def dispute(life: Life) -> Life:
+    return life if life.is_disputed else replace(life, is_disputed=True)
 
 
 def _fold(life: Life) -> Life:

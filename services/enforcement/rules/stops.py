@@ -49,6 +49,29 @@ def decide_stops(account: Account, resource: Resource, requested: Iterable[RunKe
     return StopDecision(None if running in open_runs else running, over)
 
 
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """Whom metering charges for a resource, and by which run it runs there."""
+
+    tenant_id: str
+    run: RunKey | None
+
+
+def find_stop_objection(
+    tenant_id: str, run: RunKey, charged: Charged | None, *, is_doubtful: bool, waited_us: int, wait_us_max: int
+) -> str | None:
+    """Why a run is not stopped now, or None. Metering is right: whoever is charged for a run is whose run it is.
+
+    Without its answer, or where it does not know the run, our own books count: at once where nothing in them depends
+    on the order in which events came, else after a while, for metering may only be behind.
+    """
+    if charged is not None and charged.tenant_id != tenant_id:
+        return "metering charges another account for the resource"
+    if not is_doubtful or waited_us >= wait_us_max or (charged is not None and charged.run == run):
+        return None
+    return "the resource's events contradict one another, and metering does not say that this run runs"
+
+
 def next_attempt_us(now_us: int, attempts: int, backoff: Backoff) -> int:
     """When to repeat after the `attempts`-th command: the pause doubles up to its limit."""
     pause_seconds = backoff.first_seconds << min(max(attempts - 1, 0), 16)

@@ -92,6 +92,7 @@ def encode_life(life: Life) -> str:
                 for fact in life.facts
             ],
             "amended": life.amended,
+            **({"disputed": True} if life.is_disputed else {}),
         },
         default=tuple,
     ).decode()
@@ -102,6 +103,7 @@ def decode_life(text: str) -> Life:
     return Life(
         tuple(_fact(*values) for values in found["facts"]),
         tuple((FactKey(*taken), FactKey(*by)) for taken, by in found["amended"]),
+        found.get("disputed", False),
     )
 
 
