@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 
 from services.balance import metrics
-from services.balance.app.each import do_each
 from services.balance.rules.hours import Sums, add_shares, hour_of
 from services.balance.store.accounts import load_account_ids
 from services.balance.store.hours import (
@@ -30,6 +29,7 @@ from services.balance.store.posting import prefer_plans_by_size
 from services.balance.wire import read_shares
 from shared.clock import HOUR_US, Clock
 from shared.db import Connection, Pool, is_transient, past_races, transaction
+from shared.each import do_each
 from shared.errors import Corruption
 from shared.set_aside import Pause, count_set_aside, release
 

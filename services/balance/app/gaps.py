@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import httpx
 
 from services.balance import metrics
-from services.balance.app.each import do_each
 from services.balance.app.post_charges import ChargePoster
 from services.balance.store.streams import GAP_ASKED_MAX, Gap, count_asking, forget_gaps, load_gaps
 from shared.clock import Clock
 from shared.db import Pool, transaction
+from shared.each import do_each
 from shared.log import get_logger
 
 logger = get_logger(__name__)

@@ -9,7 +9,6 @@ import orjson
 
 from services.balance import metrics
 from services.balance.app.accounts import Accounts, check_range
-from services.balance.app.each import do_each
 from services.balance.app.moves import load_moves
 from services.balance.app.post import AfterCommit, Poster
 from services.balance.app.unit import unit_of_work
@@ -36,6 +35,7 @@ from services.balance.store.posting import prefer_plans_by_size
 from services.balance.store.restores import load_lost_credit
 from shared.clock import HOUR_US, SECOND_US, Clock, format_instant, minute_of
 from shared.db import Connection, Pool, transaction
+from shared.each import do_each
 from shared.errors import Refusal
 from shared.events.account import EntryClass, GrantKind
 from shared.ids import content_hash, fact_id

@@ -1,7 +1,6 @@
 """Issuing receipts: one per credited payment, numbered without a gap in each region and year."""
 
 import asyncio
-from functools import partial
 
 from services.payment.rules.receipts import Receipt, Reversal, receipt_money, receipt_number
 from services.payment.rules.reversals import Payment
@@ -19,12 +18,13 @@ from services.payment.store.receipts import (
 )
 from shared.clock import Clock, from_us
 from shared.db import Pool, is_transient, past_races, transaction
+from shared.each import do_each
 from shared.errors import Refusal
-from shared.set_aside import describe_error, release, set_aside
+from shared.set_aside import release
 
 BATCH = 1000
 POLL_SECONDS = 2.0
-PROVIDER_NAMES = {"stripe": "Stripe", "vnpay": "VNPay"}
+DISPLAY_NAMES = {"stripe": "Stripe", "vnpay": "VNPay"}
 
 
 class Receipts:
@@ -51,16 +51,8 @@ class Receipts:
                 raise
         async with transaction(self._pool) as connection:
             waiting = await load_unreceipted(connection, BATCH, self._clock.now_us())
-        for item in waiting:
-            try:
-                await past_races(partial(self._issue_waiting, item))
-            except Exception as error:
-                if is_transient(error):
-                    raise
-                async with transaction(self._pool) as connection:
-                    await set_aside(
-                        connection, RECEIPT_KIND, item.payment_id, describe_error(error), self._clock.now_us()
-                    )
+        alone = {item.payment_id: item for item in waiting}
+        await do_each(self._pool, self._clock, RECEIPT_KIND, alone, self._issue_waiting)
         return len(waiting)
 
     async def _issue_waiting(self, only: Unreceipted | None = None) -> int:
@@ -106,7 +98,7 @@ def _write(row: ReceiptRow, payment: Payment, times: dict[str, int]) -> Receipt:
         region=row.region,
         tenant_id=row.tenant_id,
         order_id=row.order_id or "",
-        provider=PROVIDER_NAMES[row.provider],
+        provider=DISPLAY_NAMES[row.provider],
         reference=row.reference,
         paid_at_us=row.paid_at_us,
         paid=receipt_money(row.paid_micros, row.paid_currency),
