@@ -102,7 +102,7 @@ class FactApplier:
 
         Where there are several, each is one success or nothing, and no two are about one order or payment.
         """
-        work = _Work(connection, self._clock.now_us(), self._shards, tells=self._tells)
+        work = self._begin(connection)
         outcomes = await work.apply_all(tellings)
         await append_messages(connection, work.messages, work.now_us)
         return outcomes
@@ -110,7 +110,7 @@ class FactApplier:
     async def apply_early(self, connection: Connection, payment_id: str) -> None:
         """Try again what was told of a payment before it was known, and could not be applied then."""
         await lock_payment_ids(connection, [payment_id])
-        work = _Work(connection, self._clock.now_us(), self._shards, tells=self._tells)
+        work = self._begin(connection)
         await work.apply_early(payment_id, "tried again")
         await append_messages(connection, work.messages, work.now_us)
 
@@ -129,12 +129,15 @@ class FactApplier:
             None if order is None else order.order, payment.payment_id, payment.paid, credit_micros
         )
         await credit_payment(connection, payment.payment_id, holder, credit_micros)
-        work = _Work(connection, self._clock.now_us(), self._shards, tells=self._tells)
+        work = self._begin(connection)
         if order is not None:
             await work.save_order(order, decision, cause.name)
         account = Account(holder.region, holder.tenant_id, stored.provider, holder.account_currency, stored.order_id)
         work.tell(account, decision.told)
         await append_messages(connection, work.messages, work.now_us)
+
+    def _begin(self, connection: Connection) -> "_Work":
+        return _Work(connection, self._clock.now_us(), self._shards, tells=self._tells)
 
     @property
     def silent(self) -> "FactApplier":
@@ -164,7 +167,7 @@ class FactApplier:
 
     async def change_order(self, connection: Connection, order: StoredOrder, decision: Decision, cause: Cause) -> None:
         """Save what was decided of a locked order otherwise, and tell it."""
-        work = _Work(connection, self._clock.now_us(), self._shards, tells=self._tells)
+        work = self._begin(connection)
         await work.save_order(order, decision, cause.name)
         work.tell(_account_of(order), decision.told)
         await append_messages(connection, work.messages, work.now_us)
