@@ -169,6 +169,8 @@ def test_a_refusal_is_told_too_and_may_be_followed_by_money(standin: Standin, co
     result = click(standin, reference, code)
     assert (result["vnp_ResponseCode"], result["vnp_TransactionStatus"]) == (code, status)
     assert query(standin, reference, date)["vnp_TransactionStatus"] == status
+    # Callbacks of their own travel side by side: the refusal must have come before the money is told.
+    standin.wait_callbacks(before + 1)
     standin.control(f"/orders/{reference}/result", code="00")
     late = check_result(urlsplit(standin.wait_callbacks(before + 2)[before + 1].path).query)
     assert (late["vnp_ResponseCode"], late["vnp_TransactionStatus"]) == ("00", "00")
