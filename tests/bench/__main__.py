@@ -18,6 +18,7 @@ from deploy.local.infrastructure.probes import run_async
 from tests.bench.fleet import BenchFleet
 from tests.bench.intake import measure as measure_intake
 from tests.bench.intake import measure_hot
+from tests.bench.inventory import measure_inventory
 from tests.bench.latency import Latency, measure_latency
 from tests.bench.pipeline import START_US, Measured, measure
 from tests.bench.report import Figures, as_json, print_report
@@ -28,7 +29,7 @@ from tests.support.standalone import Servers, open_servers
 LOAD_SHARE = 0.7
 
 
-PARTS = ("charges", "few", "accounts", "latency", "intake", "hot", "webhooks")
+PARTS = ("charges", "few", "accounts", "latency", "intake", "hot", "inventory", "webhooks")
 _DURABILITY = ("server_version", "fsync", "synchronous_commit", "full_page_writes")
 
 
@@ -92,16 +93,20 @@ def main() -> int:
     with open_servers() as servers:
         shapes = _measure_shapes(servers, options, parts)
         has_latency = options.crossings and "latency" in parts
+        shards = options.shards
         orders = {"in order": False, "the last first": True} if "hot" in parts else {}
         figures = Figures(
             shapes,
             _measure_latency(servers, options, shapes.get("charges")) if has_latency else None,
             measure_webhooks(servers, a_second=500, seconds=30) if "webhooks" in parts else None,
-            measure_intake(servers, "keyed", tenants=400, shards=options.shards) if "intake" in parts else None,
+            measure_intake(servers, "keyed", tenants=400, shards=shards) if "intake" in parts else None,
             {
-                order: measure_hot(servers, events=10_000, shards=options.shards, reverse=reverse)
+                order: measure_hot(servers, events=10_000, shards=shards, reverse=reverse)
                 for order, reverse in orders.items()
             },
+            measure_inventory(servers, tenants=options.tenants, shards=options.shards)
+            if "inventory" in parts
+            else None,
             run_async(_load_durability(servers.databases.admin_url)),
         )
     if options.json:

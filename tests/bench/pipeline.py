@@ -5,9 +5,10 @@ clock, sanity limits off.
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from shared.clock import SECOND_US
 from tests.bench.fleet import BOOK, REGIONS, BenchFleet
@@ -86,7 +87,12 @@ class Measured:
 
 @contextmanager
 def open_cluster(
-    servers: Servers, name: str, *, shards: int, names: tuple[str, ...] = ("metering", "balance")
+    servers: Servers,
+    name: str,
+    *,
+    shards: int,
+    names: tuple[str, ...] = ("metering", "balance"),
+    regions: Mapping[str, Mapping[str, Any]] = REGIONS,
 ) -> Iterator[Cluster]:
     """Services on a test clock, with prices in force."""
     with temporary_home() as home:
@@ -95,7 +101,7 @@ def open_cluster(
             databases=servers.databases,
             bootstrap=servers.bootstrap,
             prefix=f"{session_prefix()}bench-{name}.",
-            regions=REGIONS,
+            regions=regions,
             start_us=START_US + SETTLE_SECONDS * SECOND_US,
             names=names,
             shards=shards,

@@ -12,6 +12,7 @@ from rich.table import Table
 from tests.bench.fleet import BenchFleet
 from tests.bench.intake import Hot
 from tests.bench.intake import Measured as Intake
+from tests.bench.inventory import Listed
 from tests.bench.latency import Latency, percentile
 from tests.bench.pipeline import Measured
 from tests.bench.webhooks import Webhooks
@@ -41,13 +42,14 @@ class Figures:
     webhooks: Webhooks | None = None
     intake: Intake | None = None
     hot: Mapping[str, Hot] = field(default_factory=dict)
+    inventory: Listed | None = None
     durability: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def wrong(self) -> int:
         """Accounts that differ from the oracle, and faults of the books, over all."""
         shapes = sum(measured.wrong + measured.faults for measured in self.shapes.values())
-        others = (self.latency, self.webhooks, self.intake, *self.hot.values())
+        others = (self.latency, self.webhooks, self.intake, self.inventory, *self.hot.values())
         return shapes + sum(part.wrong for part in others if part is not None)
 
 
@@ -129,6 +131,16 @@ def _intake_rows(figures: Figures) -> list[Row]:
             Row("lifecycle events applied a second", "30,000", f"{intake.new:,.0f}", intake.new >= 30_000),
             Row("of them, late ones that correct", "", f"{intake.late:,.0f}"),
         ]
+    if (listed := figures.inventory) is not None:
+        rate, is_million = listed.resources_per_second, listed.resources >= MILLION
+        made.append(
+            Row(
+                f"a listing of {listed.resources:,} resources compared, resources a second",
+                "a million in 60 s",
+                f"{rate:,.0f} ({listed.seconds:.1f} s, {listed.contradictions} contradictions)",
+                listed.seconds <= 60 if is_million else None,
+            )
+        )
     for order, hot in figures.hot.items():
         slowest = min(hot.first, hot.last)
         designed = hot.events >= 10_000

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.bench.intake import measure, measure_hot
+from tests.bench.inventory import measure_inventory
 from tests.support.databases import Databases
 from tests.support.standalone import Servers
 
@@ -19,3 +20,8 @@ def test_one_containers_many_events_are_taken_in_right(
 ) -> None:
     hot = measure_hot(Servers(databases, kafka_bootstrap), events=40, shards=4, reverse=reverse)
     assert (hot.wrong, hot.first > 0, hot.last > 0) == (0, True, True)
+
+
+def test_a_listed_fleet_is_confirmed_and_charged_on(databases: Databases, kafka_bootstrap: str) -> None:
+    listed = measure_inventory(Servers(databases, kafka_bootstrap), tenants=12, shards=4)
+    assert (listed.resources, listed.contradictions, listed.wrong) == (1200, 0, 0)

@@ -134,9 +134,9 @@ async def test_what_contradicts_the_events_is_an_alarm_and_no_confirmation(meter
         )
     )
     assert await alarms(meter) == {
-        "missing": "not listed, but running by its events",
+        "missing": "not listed for its tenant, but running by its events",
         "resized": "listed with 8 GPUs, but 2 by its events",
-        "stolen": "listed for another tenant",
+        "stolen": "not listed for its tenant, but running by its events",
         "stopped": "listed as stopped, but running by its events",
         "unheard-of": "listed, but no event ever created it",
     }
@@ -185,7 +185,7 @@ async def test_a_source_speaks_only_for_its_own_resources(meter: Meter) -> None:
     rows = await meter.rows("select source, resource_id, detail from contradiction order by 1")
     assert rows == [
         ("evil", "ctr-2", "listed by evil, but created by platform/jp"),
-        ("platform/jp", "ctr-2", "not listed, but running by its events"),
+        ("platform/jp", "ctr-2", "not listed for its tenant, but running by its events"),
     ]
     # What the source's next listing says is all that counts.
     await meter.reach(at_us + MINUTE_US)

@@ -6,11 +6,8 @@ for the resources that it created. Pages are kept as they come; a complete listi
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from functools import partial
-
-import orjson
 
 from services.metering.app.lifecycle import Rules
 from services.metering.app.work import Prices, Work, open_work
@@ -20,7 +17,7 @@ from services.metering.store import contradictions as contradiction_store
 from services.metering.store import inventory as inventory_store
 from services.metering.store import resources as resource_store
 from services.metering.store.contradictions import Contradiction
-from services.metering.store.inventory import Listing
+from services.metering.store.inventory import Item, Listing
 from services.metering.store.resources import Resource, Unreadable
 from shared.clock import SECOND_US, Clock
 from shared.db import Connection, Pool, is_transient, past_races, transaction
@@ -31,23 +28,14 @@ from shared.set_aside import describe_error, load_held_back, release, set_aside
 
 logger = get_logger(__name__)
 
+# By (tenant, resource id): what a source lists under another tenant's name confirms nothing.
+Items = Mapping[tuple[str, str], Item]
+
 FUTURE_US_MAX = 300 * SECOND_US
 # Kind of listings that can't be compared.
 INVENTORY = "inventory"
 # So many resources are compared before others have a turn in the event loop.
 TURN_RESOURCES = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A resource as its source lists it; sizes are None where it says nothing of them."""
-
-    tenant_id: str
-    state: str
-    gpu_sku: str | None
-    gpu_count: int | None
-    persistent_storage_gb: int | None
-    size_gb: int | None
 
 
 async def take_page(
@@ -64,6 +52,7 @@ async def take_page(
     content = content_hash(page.model_dump_json(exclude={"id"}).encode())
     if await inventory_store.insert_page(connection, page, content) != content:
         return "page_twice", "this page of the snapshot came with other content; publish the listing as a new snapshot"
+    await inventory_store.insert_parts(connection, page, _by_shard(page, rules.shards))
     count = await inventory_store.count_pages(connection, page)
     if count.pages < page.data.pages:
         return None
@@ -73,6 +62,22 @@ async def take_page(
     listing = Listing(page.data.region, page.source, page.data.snapshot, page.time, cause, 0, 0)
     await inventory_store.save_listing(connection, listing)
     return None
+
+
+def _by_shard(page: InventoryObserved, shards: int) -> dict[int, list[Item]]:
+    parts: dict[int, list[Item]] = {}
+    for item in page.data.resources:
+        listed = Item(
+            item.resource_id,
+            item.tenant_id,
+            item.state,
+            item.gpu_sku,
+            item.gpu_count,
+            item.persistent_storage_gb,
+            item.size_gb,
+        )
+        parts.setdefault(shard_of(page.data.region, item.tenant_id, shards), []).append(listed)
+    return parts
 
 
 def _against_time(rules: Rules, page: InventoryObserved, now_us: int) -> tuple[str, str] | None:
@@ -90,8 +95,6 @@ class Inventory:
         self._clock = clock
         self._prices = prices
         self._rules = rules
-        # The listing in hand, read once for all shards.
-        self._read: tuple[Listing, dict[str, Item]] | None = None
         self.overdue: tuple[Listing, ...] = ()
 
     async def compare_due(self, pool: Pool) -> int:
@@ -119,7 +122,6 @@ class Inventory:
         return True
 
     async def _compare(self, pool: Pool, listing: Listing) -> None:
-        items = await self._load_items(pool, listing)
         shard = listing.next_shard
         async with transaction(pool) as connection:
             # The source's row comes before those of shards, as in intake.
@@ -128,65 +130,47 @@ class Inventory:
             work = await open_work(
                 connection, self._prices, self._clock.now_us(), [shard], (), publishes=self._rules.publishes
             )
+            items = await _load_items(connection, listing, shard)
             problems = await self._compare_shard(work, listing, items, shard)
             await contradiction_store.insert_contradictions(connection, problems)
             await work.save()
+            await inventory_store.count_resources(connection, listing, len(items))
             if shard + 1 == self._rules.shards:
-                await self._finish(connection, listing, len(items))
+                await self._finish(connection, listing)
         if problems:
             logger.error("inventory.contradicts", region=listing.region, source=listing.source, resources=len(problems))
 
-    async def _finish(self, connection: Connection, listing: Listing, resources: int) -> None:
+    async def _finish(self, connection: Connection, listing: Listing) -> None:
         await contradiction_store.delete_older_listings(connection, listing.region, listing.source, listing.snapshot)
         await inventory_store.delete_pages(connection, listing)
-        await inventory_store.count_resources(connection, listing, resources)
         await release(connection, INVENTORY, [f"{listing.region}/{listing.source}"])
-        self._read = None
 
-    async def _load_items(self, pool: Pool, listing: Listing) -> dict[str, Item]:
-        if self._read is not None and _same(self._read[0], listing):
-            return self._read[1]
-        async with transaction(pool) as connection:
-            bodies = await inventory_store.load_page_bodies(connection, listing)
-        items: dict[str, Item] = {}
-        for body in bodies:
-            for item in orjson.loads(body)["data"]["resources"]:
-                items[item["resource_id"]] = Item(
-                    *(item["tenant_id"], item["state"], item["gpu_sku"], item["gpu_count"]),
-                    *(item["persistent_storage_gb"], item["size_gb"]),
-                )
-            await asyncio.sleep(0)
-        self._read = listing, items
-        return items
-
-    async def _compare_shard(
-        self, work: Work, listing: Listing, items: Mapping[str, Item], shard: int
-    ) -> list[Contradiction]:
+    async def _compare_shard(self, work: Work, listing: Listing, items: Items, shard: int) -> list[Contradiction]:
+        """Hold the shard's resources against the listing; others have a turn in between, the shard stays locked."""
         region = listing.region
         found = await resource_store.load_listed(work.connection, shard, region, listing.source, listing.observed_at_us)
         work.take(found)
-        known = {item.resource_id for item in found}
-        others = [
-            name
-            for name, item in items.items()
-            if name not in known and shard_of(region, item.tenant_id, self._rules.shards) == shard
-        ]
-        problems = {
-            item.resource_id: (item.tenant_id if isinstance(item, Resource) else "", problem)
-            for item in found
-            if (problem := self._confirm_or_object(work, item, items.get(item.resource_id), listing)) is not None
-        }
-        problems.update(await self._object_to_others(work, listing, items, others))
+        problems: dict[str, tuple[str, str]] = {}
+        for number, resource in enumerate(found, start=1):
+            problem = self._confirm_or_object(work, resource, items, listing)
+            if problem is not None:
+                problems[resource.resource_id] = resource.tenant_id, problem
+            if not number % TURN_RESOURCES:
+                await asyncio.sleep(0)
+        known = {resource.resource_id for resource in found}
+        others = {item.resource_id: item for item in items.values() if item.resource_id not in known}
+        problems.update(await self._object_to_others(work, listing, others))
         return [
             Contradiction(region, name, INVENTORY, listing.source, listing.snapshot, tenant_id, problem, work.now_us)
             for name, (tenant_id, problem) in problems.items()
         ]
 
     def _confirm_or_object(
-        self, work: Work, resource: Resource | Unreadable, item: Item | None, listing: Listing
+        self, work: Work, resource: Resource | Unreadable, items: Items, listing: Listing
     ) -> str | None:
         if isinstance(resource, Unreadable):
             return _unreadable(resource)
+        item = items.get((resource.tenant_id, resource.resource_id))
         problem = contradiction(resource, item, listing.observed_at_us)
         region = self._rules.regions[listing.region]
         if problem is None and region.declares_inventory:
@@ -195,28 +179,18 @@ class Inventory:
         return problem
 
     async def _object_to_others(
-        self, work: Work, listing: Listing, items: Mapping[str, Item], names: Sequence[str]
+        self, work: Work, listing: Listing, others: Mapping[str, Item]
     ) -> dict[str, tuple[str, str]]:
         """What is listed and is no open resource of the source in this shard."""
-        if not names:
+        if not others:
             return {}
-        found = await resource_store.load_resources(work.connection, {(listing.region, name) for name in names})
-        known = {item.resource_id: item for item in found}
+        found = await resource_store.load_resources(work.connection, {(listing.region, name) for name in others})
+        known = {resource.resource_id: resource for resource in found}
         problems: dict[str, tuple[str, str]] = {}
-        for name in names:
-            resource, tenant_id = known.get(name), items[name].tenant_id
-            if isinstance(resource, Unreadable):
-                problems[name] = tenant_id, _unreadable(resource)
-            elif resource is None:
-                problems[name] = tenant_id, "listed, but no event ever created it"
-            elif resource.source != listing.source:
-                problems[name] = tenant_id, f"listed by {listing.source}, but created by {resource.source}"
-            elif resource.tenant_id == tenant_id:
-                problem = contradiction(resource, items[name], listing.observed_at_us)
-                if problem is not None:
-                    problems[name] = tenant_id, problem
-            elif resource.ends_at_us is not None and resource.ends_at_us <= listing.observed_at_us:
-                problems[name] = tenant_id, "listed for another tenant"
+        for name, item in others.items():
+            problem = _objection(known.get(name), item, listing)
+            if problem is not None:
+                problems[name] = item.tenant_id, problem
         return problems
 
     async def check_overdue(self, pool: Pool) -> None:
@@ -240,8 +214,28 @@ class Inventory:
                 INVENTORY_OVERDUE.labels(name).set(sum(item.region == name for item in overdue))
 
 
-def _same(first: Listing, second: Listing) -> bool:
-    return (first.region, first.source, first.snapshot) == (second.region, second.source, second.snapshot)
+async def _load_items(connection: Connection, listing: Listing, shard: int) -> dict[tuple[str, str], Item]:
+    items: dict[tuple[str, str], Item] = {}
+    for number, item in enumerate(await inventory_store.load_items(connection, listing, shard), start=1):
+        items[item.tenant_id, item.resource_id] = item
+        if not number % TURN_RESOURCES:
+            await asyncio.sleep(0)
+    return items
+
+
+def _objection(resource: Resource | Unreadable | None, item: Item, listing: Listing) -> str | None:
+    """What speaks against listing what is no open resource of the source among the accounts of its shard."""
+    if isinstance(resource, Unreadable):
+        return _unreadable(resource)
+    if resource is None:
+        return "listed, but no event ever created it"
+    if resource.source != listing.source:
+        return f"listed by {listing.source}, but created by {resource.source}"
+    if resource.tenant_id == item.tenant_id:
+        return contradiction(resource, item, listing.observed_at_us)
+    # Of one that is open its own account's shard says that it is not listed for that account.
+    has_ended = resource.ends_at_us is not None and resource.ends_at_us <= listing.observed_at_us
+    return "listed for another tenant" if has_ended else None
 
 
 def _unreadable(resource: Unreadable) -> str:
@@ -249,12 +243,11 @@ def _unreadable(resource: Unreadable) -> str:
 
 
 def contradiction(resource: Resource, item: Item | None, at_us: int) -> str | None:
-    """What a listing at `at_us` says against a resource's events; None if they agree."""
+    """What a listing at `at_us` says of a tenant's resource against its events; None if they agree."""
     state = build_timeline(resource.history).state_at(at_us)
     if item is None:
-        return None if state.phase in ("absent", "deleted") else f"not listed, but {state.phase} by its events"
-    if item.tenant_id != resource.tenant_id:
-        return "listed for another tenant"
+        live = state.phase not in ("absent", "deleted")
+        return f"not listed for its tenant, but {state.phase} by its events" if live else None
     family = resource.history.created.type.partition(".")[0]
     expected = "exists" if family == "volume" and state.phase == "stopped" else state.phase
     if item.state != expected:
@@ -279,7 +272,7 @@ def _confirm(work: Work, resource: Resource, until_us: int, cause: str) -> None:
     before = resource.history
     if before.confirmed_until_us is None or before.confirmed_until_us >= until_us:
         return
-    changed = replace(resource, history=replace(before, confirmed_until_us=until_us))
+    changed = resource.with_history(before.confirmed(until_us), resource.version, resource.ends_at_us)
     # Confirmed beyond what is charged already, as most are: a longer confirmation changes nothing yet.
     ahead = before.confirmed_until_us >= work.charged_through(resource)
     work.put(changed, () if ahead else work.corrections(changed, before), cause)

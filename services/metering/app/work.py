@@ -170,7 +170,8 @@ class Work:
         await shard_store.update_shards(self.connection, [self.shards[number] for number in sorted(touched)])
 
     def _versioned(self, resource: Resource) -> Resource:
-        return replace(resource, version=self.shards[resource.shard].version, ends_at_us=_ends_at_us(resource.history))
+        version = self.shards[resource.shard].version
+        return resource.with_history(resource.history, version, _ends_at_us(resource.history))
 
     async def _publish_parts(self) -> None:
         if not self.parts:

@@ -85,6 +85,12 @@ class History:
         """The grid of its slots. Raises Corruption as `created` does."""
         return Anchor(self.created.time_us, self.slot_seconds)
 
+    def confirmed(self, until_us: int) -> "History":
+        """The same history, confirmed up to another instant. Not by `replace`: a million are confirmed at a time."""
+        return History(
+            self.events, self.slot_seconds, self.function_version, self.commanded_us, until_us, self.replaced
+        )
+
     @cached_property
     def order(self) -> Order[Event]:
         """The events in their order. Raises Corruption unless there is one creation and every type is known."""

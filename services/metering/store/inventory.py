@@ -1,7 +1,10 @@
 """SQL of inventory: pages as they come, and each source's last complete listing."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
+
+import orjson
 
 from shared.db import Connection
 from shared.events.lifecycle import InventoryObserved
@@ -23,6 +26,18 @@ class Listing:
     resources: int
 
 
+class Item(NamedTuple):
+    """A resource as its source lists it; sizes are None where it says nothing of them."""
+
+    resource_id: str
+    tenant_id: str
+    state: str
+    gpu_sku: str | None
+    gpu_count: int | None
+    persistent_storage_gb: int | None
+    size_gb: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class PageCount:
     """How many pages of a snapshot have come, and whether they agree on time and number."""
@@ -40,8 +55,8 @@ async def insert_page(connection: Connection, page: InventoryObserved, content: 
     """Keep a page; return the content hash of what is kept, which is another one's if the page came before."""
     await connection.execute(
         """
-        insert into inventory_page (region, source, snapshot, page, pages, observed_at, content, body)
-        values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing
+        insert into inventory_page (region, source, snapshot, page, pages, observed_at, content)
+        values ($1, $2, $3, $4, $5, $6, $7) on conflict do nothing
         """,
         page.data.region,
         page.source,
@@ -50,7 +65,6 @@ async def insert_page(connection: Connection, page: InventoryObserved, content: 
         page.data.pages,
         page.time,
         content,
-        page.model_dump_json().encode(),
     )
     kept: bytes = await connection.fetchval(
         "select content from inventory_page where (region, source, snapshot, page) = ($1, $2, $3, $4)",
@@ -76,20 +90,47 @@ async def count_pages(connection: Connection, page: InventoryObserved) -> PageCo
     return PageCount(row["pages"], row["shapes"] == 1)
 
 
-async def load_page_bodies(connection: Connection, listing: Listing) -> list[bytes]:
+async def insert_parts(connection: Connection, page: InventoryObserved, parts: Mapping[int, Sequence[Item]]) -> None:
+    """Keep what a page lists, by shard."""
+    await connection.execute(
+        """
+        insert into inventory_part (region, source, snapshot, page, shard, items)
+        select $1, $2, $3, $4, p.* from unnest($5::int[], $6::bytea[]) p(shard, items) on conflict do nothing
+        """,
+        page.data.region,
+        page.source,
+        page.data.snapshot,
+        page.data.page,
+        list(parts),
+        [orjson.dumps([tuple(item) for item in items]) for items in parts.values()],
+    )
+
+
+async def load_items(connection: Connection, listing: Listing, shard: int) -> Iterator[Item]:
+    """What a listing says of one shard's accounts, page after page; each is read as it is asked for."""
     rows = await connection.fetch(
-        "select body from inventory_page where region = $1 and source = $2 and snapshot = $3 order by page",
+        """
+        select items from inventory_part
+        where region = $1 and source = $2 and snapshot = $3 and shard = $4 order by page
+        """,
         listing.region,
         listing.source,
         listing.snapshot,
+        shard,
     )
-    return [row["body"] for row in rows]
+    return (Item(*item) for row in rows for item in orjson.loads(row["items"]))
 
 
 async def delete_pages(connection: Connection, listing: Listing) -> None:
     """Forget the source's pages up to this listing: an older one that never came whole says nothing now."""
     await connection.execute(
-        "delete from inventory_page where region = $1 and source = $2 and observed_at <= $3",
+        """
+        with old as (
+          delete from inventory_page where region = $1 and source = $2 and observed_at <= $3 returning snapshot, page
+        )
+        delete from inventory_part p using old
+        where p.region = $1 and p.source = $2 and (p.snapshot, p.page) = (old.snapshot, old.page)
+        """,
         listing.region,
         listing.source,
         listing.observed_at_us,
@@ -169,11 +210,12 @@ async def has_open_resources(connection: Connection, region: str, source: str) -
     )
 
 
-async def count_resources(connection: Connection, listing: Listing, resources: int) -> None:
+async def count_resources(connection: Connection, listing: Listing, more: int) -> None:
+    """Add to how many resources the listing names, as its shards are compared."""
     await connection.execute(
-        "update inventory_source set resources = $4 where region = $1 and source = $2 and snapshot = $3",
+        "update inventory_source set resources = resources + $4 where region = $1 and source = $2 and snapshot = $3",
         listing.region,
         listing.source,
         listing.snapshot,
-        resources,
+        more,
     )

@@ -34,6 +34,22 @@ class Resource:
     def key(self) -> tuple[str, str]:
         return self.region, self.resource_id
 
+    def with_history(self, history: History, version: int, ends_at_us: int | None) -> "Resource":
+        """The same resource with another history. Not by `replace`: a million are confirmed at a time."""
+        return Resource(
+            self.region,
+            self.resource_id,
+            self.tenant_id,
+            self.shard,
+            version,
+            history,
+            ends_at_us,
+            self.admission_id,
+            self.source,
+            self.contradictions,
+            self.charged_through_us,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
@@ -41,6 +57,7 @@ class Unreadable:
 
     region: str
     resource_id: str
+    tenant_id: str
     shard: int
     reason: str
     charged_through_us: int | None
@@ -65,7 +82,9 @@ def _read(row: asyncpg.Record) -> Resource | Unreadable:
     try:
         return _resource(row)
     except Corruption as error:
-        return Unreadable(row["region"], row["resource_id"], row["shard"], str(error), row["charged_through"])
+        return Unreadable(
+            row["region"], row["resource_id"], row["tenant_id"], row["shard"], str(error), row["charged_through"]
+        )
 
 
 async def load_resources(connection: Connection, keys: Collection[tuple[str, str]]) -> list[Resource | Unreadable]:
