@@ -26,12 +26,12 @@ from shared.dead_letters import close_dead_letter, load_dead_letter, load_dead_l
 from shared.errors import Refusal, TransientFault
 from shared.http_limits import AnsweredFaults, LimitedRequests, TimedProtocol
 from shared.log import get_logger
+from shared.openapi import PROBLEM_TYPE, document_problems
 from shared.operators import OperatorWord
 from shared.set_aside import list_set_aside, retry_now
 
 logger = get_logger(__name__)
 
-PROBLEM_TYPE = "application/problem+json"
 # Errors of a database, a network or a neighbour: `is_transient` tells which of them are worth another try.
 MAYBE_TRANSIENT = (
     TransientFault,
@@ -67,6 +67,7 @@ def create_api(
     """
     api = FastAPI(title=title, docs_url="/docs", redoc_url=None)
     _add_error_handlers(api)
+    document_problems(api)
     # The last one added is the outermost.
     api.add_middleware(LimitedRequests, problem=problem)
     api.add_middleware(AnsweredFaults, answer=_answer_unexpected)

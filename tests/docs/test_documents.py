@@ -8,6 +8,7 @@ import yaml
 
 from deploy.docs.asyncapi import CONTRACTS, DeadLetterAnnounced, write_asyncapi
 from deploy.docs.main import main, write_documents
+from deploy.docs.openapi import APIS
 from shared.dead_letters import DeadRecord, _announcement
 from shared.events.cloudevents import EARLIEST_US
 from shared.kafka import Record
@@ -21,6 +22,17 @@ def test_the_committed_document_is_up_to_date(name: str) -> None:
     assert (FOLDER / name).read_text("utf-8") == write_documents()[name], (
         f"{name} is old: run `make docs` and commit it"
     )
+
+
+@pytest.mark.parametrize("service", APIS)
+def test_every_route_promises_problems_as_they_are_sent(service: str) -> None:
+    document = APIS[service]().openapi()
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            said = {status: reply for status, reply in operation["responses"].items() if status[0] in "45d"}
+            assert said["default"] == {"$ref": "#/components/responses/Problem"}, (method, path)
+            assert said.get("422", {}).get("$ref") in (None, "#/components/responses/InvalidRequest"), (method, path)
 
 
 def test_every_topic_has_a_contract_and_a_channel() -> None:

@@ -1,4 +1,7 @@
-"""Requests that no honest client sends, made from a service's own OpenAPI document: none may be answered with a 5xx."""
+"""Requests that no honest client sends, made from a service's own OpenAPI document.
+
+None may be answered with a 5xx, and every refusal is the problem that the document promises.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -7,6 +10,9 @@ from urllib.parse import quote
 
 import httpx
 import orjson
+from pydantic import ValidationError
+
+from shared.openapi import PROBLEM_TYPE, Problem
 
 _TEXTS = (
     "\0",
@@ -58,17 +64,25 @@ class _Request:
 
 
 async def find_faults(client: httpx.AsyncClient, document: dict[str, Any]) -> tuple[int, list[str]]:
-    """How many requests were made, and those that were answered with a 5xx."""
+    """How many requests were made, and those that were answered with a 5xx or with an error that is no problem."""
     faults, count = [], 0
     for request in _requests(document):
         count += 1
         answer = await client.request(
             request.method, request.url(), params=request.query, headers=request.headers, content=request.body
         )
-        if answer.status_code >= 500:
+        if answer.status_code >= 500 or (answer.is_error and not _is_problem(answer)):
             said = f"{request.in_path} {request.query} {request.headers} {(request.body or b'')[:200]!r}"
             faults.append(f"{request.method} {request.path}: {answer.status_code} to {said[:500]}")
     return count, faults
+
+
+def _is_problem(answer: httpx.Response) -> bool:
+    try:
+        said = Problem.model_validate_json(answer.content)
+    except ValidationError:
+        return False
+    return (answer.headers["content-type"], answer.status_code) == (PROBLEM_TYPE, said.status)
 
 
 def _requests(document: dict[str, Any]) -> Iterator[_Request]:
