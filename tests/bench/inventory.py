@@ -8,8 +8,8 @@ import orjson
 
 from shared.clock import MINUTE_US, format_instant
 from tests.bench.fleet import BOOK, REGION, REGIONS, BenchFleet
-from tests.bench.intake import WAIT_SECONDS, keyed, take_in, wrong_accounts
-from tests.bench.pipeline import START_US, open_cluster
+from tests.bench.intake import wrong_accounts
+from tests.bench.pipeline import START_US, WAIT_SECONDS, open_cluster
 from tests.bench.spending import Meter, Spent
 from tests.support.standalone import Servers
 from tests.system.cluster import Cluster
@@ -70,7 +70,7 @@ def measure_inventory(servers: Servers, *, tenants: int, shards: int) -> Listed:
     fleet = BenchFleet(tenants, 100, 500, START_US)
     lines, listing = list(fleet.lines()), list(pages(fleet))
     with open_cluster(servers, "inventory", shards=shards, names=("metering",), regions=DECLARED) as cluster:
-        take_in(cluster, keyed(lines))
+        cluster.publish(lines)
         cluster.reach(OBSERVED_US)
         cluster.settle_metering(WAIT_SECONDS)
         meter = Meter(cluster.pids(), cluster.home)
