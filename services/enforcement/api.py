@@ -136,6 +136,7 @@ def _describe_stop(request: StopRequest) -> dict[str, object]:
         "run": {"source": request.run.source, "event_id": request.run.event_id},
         "account_version": request.account_version,
         "attempts": request.attempts,
+        "metering_only": request.metering_only,
         "requested_at": format_instant(request.requested_at_us),
         "next_attempt_at": format_instant(request.next_attempt_at_us),
     }

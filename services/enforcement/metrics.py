@@ -33,6 +33,9 @@ DELETIONS_HALTED = Gauge("tollkeeper_enforcement_deletions_halted", "1 while del
 FOREIGN_EVENTS = Counter("tollkeeper_enforcement_foreign_events", "Lifecycle events about somebody else's resource")
 SWEPT_AT = Gauge("tollkeeper_enforcement_swept_at_seconds", "When the last complete sweep of balance ended, Unix time")
 SWEEP_HEALED = Counter("tollkeeper_enforcement_sweep_healed", "Accounts whose state the sweep knew better than events")
+RUNS_MISSED = Counter(
+    "tollkeeper_enforcement_runs_missed", "Runs that metering charged an empty account for and our own books lacked"
+)
 UNANSWERED = Counter(
     "tollkeeper_enforcement_unanswered_questions", "Questions that a neighbour did not answer", ["service"]
 )

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import httpx
 from aiokafka import AIOKafkaProducer
 
+from services.enforcement.app.charged_runs import ChargedRuns
 from services.enforcement.app.deletions import Deletions
 from services.enforcement.app.enforce import Enforce
 from services.enforcement.app.gauges import run_gauges
@@ -31,6 +32,7 @@ OWN_LOOPS = (
     "parked",
     "stops",
     "stop-repeats",
+    "runs",
     "deletions",
     "reminders",
     "abandonments",
@@ -81,6 +83,7 @@ class Service:
             BalanceClient(resources.balance), MeteringClient(resources.metering), PaymentClient(resources.payment)
         )
         self.stopping = Stopping(self.enforce, neighbours.balance, neighbours.metering)
+        self.charged_runs = ChargedRuns(self.enforce, neighbours.metering)
         self.sweep = Sweep(self.enforce, neighbours.balance)
         self.positions = Positions(resources.pool, settings.kafka_bootstrap, settings.topic_prefix, CONSUMED)
         self.timers = Timers(self.enforce)
@@ -100,6 +103,7 @@ class Service:
             "stops": lambda: run_passes(self.stopping.send_first, stop_seconds, enforce.stops_wait),
             # At the least half a minute apart, as the deletions' work is: a look each second would find nothing.
             "stop-repeats": lambda: run_passes(self.stopping.repeat, deletion_seconds),
+            "runs": lambda: run_passes(self.charged_runs.compare, settings.enforcement_runs_seconds),
             "deletions": self.deletions.run,
             "reminders": lambda: run_passes(timers.remind_due, deletion_seconds),
             "abandonments": lambda: run_passes(timers.abandon_expired, deletion_seconds),

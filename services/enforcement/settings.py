@@ -26,6 +26,7 @@ class Settings(SharedSettings):
     enforcement_stop_repeat_seconds: int = Field(default=30, ge=1)
     enforcement_stop_repeat_seconds_max: int = Field(default=300, ge=1)
     enforcement_metering_wait_seconds_max: int = Field(default=900, ge=0)
+    enforcement_runs_seconds: float = Field(default=300, gt=0)
     enforcement_stop_expiry_seconds: int = Field(default=60, ge=1)
     enforcement_stops_per_minute_max: int = Field(default=10_000, ge=0)
     enforcement_stop_repeats_per_minute_max: int = Field(default=10_000, ge=0)

@@ -26,12 +26,13 @@ from services.metering.store import shards as shard_store
 from services.metering.store import status as status_store
 from services.metering.store import usage as usage_store
 from services.metering.store.events import WaitingFilter
-from services.metering.store.resources import Resource
+from services.metering.store.resources import Resource, Unreadable
 from shared.clock import Clock, format_instant
 from shared.db import Pool, transaction
 from shared.errors import Refusal
 from shared.events.cloudevents import Identifier, RegionName, TenantId
 from shared.events.prices import PriceBookFile, PriceBookPublished
+from shared.ids import shard_of
 from shared.log import get_logger
 from shared.operators import OperatorWord, Words
 from shared.outbox import Relay, resend
@@ -45,6 +46,7 @@ Name = Annotated[str | None, Query(max_length=200)]
 # Whoever asks wants to know whether there is any, and to name some.
 HELD_BACK_MAX = 20
 RUNS_MAX = 1000
+ACCOUNTS_MAX = 100
 # Where a page goes on: the `next` of the one before.
 After = Annotated[str | None, Query(max_length=2000)]
 
@@ -75,6 +77,23 @@ class RunsQuestion(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     resources: Annotated[list[ResourceName], Field(max_length=RUNS_MAX)]
+
+
+class AccountName(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    region: RegionName
+    tenant_id: TenantId
+
+
+class ChargedQuestion(BaseModel):
+    """`after`: the `next` of the page before. With `running` only containers that run."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    accounts: Annotated[list[AccountName], Field(max_length=ACCOUNTS_MAX)]
+    running: bool = False
+    after: ResourceName | None = None
 
 
 Shard = Annotated[int, Path(ge=0, le=2**31 - 1)]
@@ -125,6 +144,7 @@ class MeteringApi:
         add("/accounts/{region}/{tenant_id}/held-back", self.held_back, methods=["GET"])
         add("/accounts/{region}/{tenant_id}/resources/{resource_id:path}", self.owned, methods=["GET"])
         add("/runs", self.runs, methods=["POST"])
+        add("/charged-resources", self.charged_resources, methods=["POST"])
         add("/pending", self.pending, methods=["GET"])
         add("/unpriced", self.unpriced, methods=["GET"])
         add("/parked", self.parked, methods=["GET"])
@@ -213,6 +233,25 @@ class MeteringApi:
         return {
             "now": format_instant(self._clock.now_us()),
             "resources": [_describe_run(item) for item in found if isinstance(item, resource_store.Resource)],
+        }
+
+    async def charged_resources(self, body: ChargedQuestion) -> dict[str, Any]:
+        """What accounts are charged for and no end of which is known; a question, which changes nothing.
+
+        What can't be read is named without a run, unless only what runs is asked for. `next` is null after the last.
+        """
+        after = ("", "") if body.after is None else (body.after.region, body.after.resource_id)
+        accounts = {
+            (item.region, item.tenant_id, shard_of(item.region, item.tenant_id, self._intake.rules.shards))
+            for item in body.accounts
+        }
+        async with transaction(self._pool) as connection:
+            found = await resource_store.load_open_of(connection, sorted(accounts), after, RUNS_MAX)
+        resources = [_describe_run(item) for item in found]
+        return {
+            "now": format_instant(self._clock.now_us()),
+            "resources": [item for item in resources if not body.running or item["run"] is not None],
+            "next": _describe_name(found[-1]) if len(found) == RUNS_MAX else None,
         }
 
     async def held_back(self, region: RegionName, tenant_id: TenantId) -> dict[str, Any]:
@@ -388,8 +427,12 @@ def _describe(resource: Resource) -> dict[str, Any]:
     }
 
 
-def _describe_run(resource: Resource) -> dict[str, Any]:
-    running = resource.history.order.running
+def _describe_name(resource: Resource | Unreadable) -> dict[str, str]:
+    return {"region": resource.region, "resource_id": resource.resource_id}
+
+
+def _describe_run(resource: Resource | Unreadable) -> dict[str, Any]:
+    running = None if isinstance(resource, Unreadable) else resource.history.order.running
     return {
         "region": resource.region,
         "resource_id": resource.resource_id,

@@ -48,6 +48,7 @@ class FakeMetering(_Fake):
         super().__post_init__()
         self.api.get("/v1/status")(self.get_status)
         self.api.post("/v1/runs")(self.list_runs)
+        self.api.post("/v1/charged-resources")(self.list_charged)
         self.api.get("/v1/accounts/{region}/{tenant_id}/held-back")(self.list_held_back)
         self.api.get("/v1/accounts/{region}/{tenant_id}/resources/{resource_id:path}")(self.get_owned)
 
@@ -68,6 +69,19 @@ class FakeMetering(_Fake):
                 run = None if run_id is None else {"source": "platform/vn", "event_id": run_id}
                 found.append({**name, "tenant_id": tenant_id, "run": run})
         return {"now": self.now, "resources": found}
+
+    def list_charged(self, body: dict[str, Any]) -> dict[str, Any]:
+        """A resource of `charged` a page; its region is vn."""
+        asked = {account["tenant_id"] for account in body["accounts"]}
+        names = sorted(name for name, (tenant_id, _) in self.charged.items() if tenant_id in asked)
+        after = (body.get("after") or {"resource_id": ""})["resource_id"]
+        page = [name for name in names if name > after][:1]
+        found = self.list_runs({"resources": [{"region": "vn", "resource_id": name} for name in page]})["resources"]
+        return {
+            "now": self.now,
+            "resources": [item for item in found if item["run"] is not None or not body.get("running")],
+            "next": {"region": "vn", "resource_id": page[-1]} if page else None,
+        }
 
     def list_held_back(self, region: str, tenant_id: str) -> dict[str, Any]:  # noqa: ARG002 - acme's alone
         return {"now": self.now, "held_back": self.held_back}

@@ -166,3 +166,35 @@ async def test_who_is_charged_for_which_run_is_told_in_one_answer(meter: Meter, 
         ("rests", "acme", None),
         ("runs", "acme", {"source": first["source"], "event_id": first["id"]}),
     ]
+
+
+async def test_what_accounts_are_charged_for_is_told_page_by_page(
+    meter: Meter, client: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.metering.api.RUNS_MAX", 2)
+    for name in ("a", "b", "c", "gone", "broken"):
+        await meter.take(lifecycle("container.created", name, START_US, gpu_sku="a30", gpu_count=1))
+        await meter.take(lifecycle("container.started", name, START_US))
+    await meter.take(
+        lifecycle("container.stopped", "b", START_US + 1),
+        lifecycle("container.deleted", "gone", START_US + 1),
+        lifecycle("container.created", "other", START_US, tenant_id="other", gpu_sku="a30", gpu_count=1),
+    )
+    async with meter.pool.acquire() as connection:
+        await connection.execute("update resource set history = 'broken' where resource_id = 'broken'")
+
+    async def ask(**more: object) -> dict[str, bool]:
+        found: dict[str, bool] = {}
+        after = None
+        while True:
+            body = {"accounts": [{"region": "vn", "tenant_id": "acme"}], "after": after, **more}
+            page = (await client.post("/v1/charged-resources", json=body)).json()
+            found |= {item["resource_id"]: item["run"] is not None for item in page["resources"]}
+            after = page["next"]
+            if after is None:
+                return found
+
+    assert await ask() == {"a": True, "b": False, "broken": False, "c": True}
+    assert await ask(running=True) == {"a": True, "c": True}
+    nobody = {"accounts": [{"region": "vn", "tenant_id": "nobody"}]}
+    assert (await client.post("/v1/charged-resources", json=nobody)).json()["resources"] == []

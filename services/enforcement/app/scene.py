@@ -1,6 +1,6 @@
 """What one transaction has locked, learnt and decided, until it is written at once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import get_args
 
@@ -10,7 +10,8 @@ from services.enforcement.rules.account import Account, AccountKey, learn_accoun
 from services.enforcement.rules.deletion import Case, Grace, follow_account, name_case, reopen_case
 from services.enforcement.rules.lifecycle import RETRACTED, Fact, RunKey, dispute, learn_fact
 from services.enforcement.rules.resource import Family, Resource, ResourceKey, is_foreign
-from services.enforcement.rules.stops import Backoff, decide_stops, next_attempt_us
+from services.enforcement.rules.stops import Backoff, Charged, decide_stops, next_attempt_us
+from services.enforcement.store.resources import Found
 from services.enforcement.store.stops import StopRequest
 from shared.clock import SECOND_US
 from shared.outbox import Message
@@ -35,6 +36,7 @@ class Scene:
         self.created: list[ResourceKey] = []
         self.foreign = 0
         self._touched: set[_ResourceId] = set()
+        self._unreadable: set[_ResourceId] = set()
         self._resources: dict[_ResourceId, dict[ResourceKey, Resource]] = {}
         self._requests: dict[_ResourceId, dict[RunKey, StopRequest]] = {}
         self._cases: dict[str, Case] = {}
@@ -42,6 +44,11 @@ class Scene:
     def add_resources(self, resources: Iterable[Resource]) -> None:
         for resource in resources:
             self._resources.setdefault((resource.key.region, resource.key.resource_id), {})[resource.key] = resource
+
+    def add_found(self, found: Found) -> None:
+        """Add resources, and remember which can't be read: what our books have of those is not known."""
+        self.add_resources(found.resources)
+        self._unreadable.update(key[:2] for key in found.unreadable)
 
     def add_requests(self, requests: Iterable[StopRequest]) -> None:
         for request in requests:
@@ -136,8 +143,13 @@ class Scene:
 
     def is_doubtful(self, request: StopRequest) -> bool:
         """Whether metering may know another life of the container, or another account that it is of."""
-        rows = self._resources.get((request.key.region, request.resource_id), {})
-        return len({key.account for key in rows}) > 1 or any(row.life.is_doubtful for row in rows.values())
+        resource_id = request.key.region, request.resource_id
+        rows = self._resources.get(resource_id, {})
+        return (
+            resource_id in self._unreadable
+            or len({key.account for key in rows}) > 1
+            or any(row.life.is_doubtful for row in rows.values())
+        )
 
     def reopen_cases(self, grace_of: Callable[[str], Grace]) -> None:
         """What is new on an account whose case is done, and which stays below zero, is to be deleted as well."""
@@ -149,8 +161,39 @@ class Scene:
                 again = self.change_case(reopen_case(case, grace_of(key.region), self.now_us))
                 self.messages.append(self.make.case_event("deletion.scheduled", again))
 
+    def demand_stop(self, key: AccountKey, resource_id: str, run: RunKey) -> None:
+        """Have a run stopped that metering charges the account for; nothing where it is asked for already."""
+        rows = self._resources.get((key.region, resource_id), {})
+        row = rows.get(ResourceKey(key.region, resource_id, key.tenant_id, "container"))
+        if row is not None and row.running == run:
+            # Our books have it after all.
+            self._touched.add((key.region, resource_id))
+            return
+        before = self._requests.setdefault((key.region, resource_id), {}).get(run)
+        is_asked = before is not None and before.outcome is None and before.key == key
+        if self.accounts[key].must_stop and not is_asked:
+            # What was asked for another account, by our books, is held back for good: metering charges this one.
+            before = None if before is None else replace(before, key=key)
+            self._open_request(self.accounts[key], (key.region, resource_id), run, before, metering_only=True)
+
+    def end_uncharged(self, charged: Mapping[_ResourceId, Charged]) -> None:
+        """End what rests on metering's word alone and metering says no more: that run is over, or another account's."""
+        for request in self._open_metering_only():
+            said = charged.get((request.key.region, request.resource_id))
+            if said is not None and (said.tenant_id, said.run) != (request.key.tenant_id, request.run):
+                self._confirm(request)
+
+    def _open_metering_only(self) -> list[StopRequest]:
+        return [
+            request
+            for requests in self._requests.values()
+            for request in requests.values()
+            if request.metering_only and request.outcome is None
+        ]
+
     def decide_stops(self) -> None:
         """Open and end stop requests for every touched container, by where the whole transaction has led."""
+        self._cancel_of_recovered()
         for resource_id in sorted(self._touched):
             for resource in self._resources[resource_id].values():
                 if resource.created and resource.key.account in self.accounts:
@@ -159,24 +202,48 @@ class Scene:
     def _decide_stop(self, resource_id: _ResourceId, resource: Resource) -> None:
         account = self.accounts[resource.key.account]
         requests = self._requests.setdefault(resource_id, {})
+        known = requests.get(resource.running) if resource.running is not None else None
+        if known is not None and known.metering_only and known.key == account.key:
+            # Our books have the run by now: from here on it is a request like others.
+            self._change_request(replace(known, metering_only=False))
         decision = decide_stops(
-            account, resource, (run for run, request in requests.items() if request.outcome is None)
+            account,
+            resource,
+            (run for run, request in requests.items() if request.outcome is None and not request.metering_only),
         )
         for run in decision.confirmed:
-            request = self._change_request(requests[run].end("confirmed", self.now_us))
-            self.messages.append(
-                self.make.stop_event("stop.confirmed", account.key, resource_id[1], run, request.attempts)
-            )
+            self._confirm(requests[run])
         for run in decision.cancelled:
             self._change_request(requests[run].end("cancelled", self.now_us))
-        if decision.request is not None:
+        if decision.request is not None and not _is_of_another(requests.get(decision.request), account.key):
             self._open_request(account, resource_id, decision.request, requests.get(decision.request))
 
+    def _cancel_of_recovered(self) -> None:
+        for request in self._open_metering_only():
+            account = self.accounts.get(request.key)
+            if account is not None and not account.must_stop:
+                self._change_request(request.end("cancelled", self.now_us))
+
+    def _confirm(self, request: StopRequest) -> None:
+        ended = self._change_request(request.end("confirmed", self.now_us))
+        self.messages.append(
+            self.make.stop_event("stop.confirmed", ended.key, ended.resource_id, ended.run, ended.attempts)
+        )
+
     def _open_request(
-        self, account: Account, resource_id: _ResourceId, run: RunKey, before: StopRequest | None
+        self,
+        account: Account,
+        resource_id: _ResourceId,
+        run: RunKey,
+        before: StopRequest | None,
+        *,
+        metering_only: bool = False,
     ) -> None:
-        fresh = StopRequest(account.key, resource_id[1], run, account.version, self.now_us, self.now_us)
-        request = fresh if before is None else before.reopen(account.version, self.now_us)
+        if before is None:
+            fresh = StopRequest(account.key, resource_id[1], run, account.version, self.now_us, self.now_us)
+            request = replace(fresh, metering_only=metering_only)
+        else:
+            request = before.reopen(account.version, self.now_us, metering_only=metering_only)
         self.opened.append(self._change_request(request))
         self.messages.append(self.make.stop_event("stop.requested", account.key, resource_id[1], run, request.attempts))
 
@@ -210,3 +277,8 @@ class Scene:
         self._requests[resource_id][request.run] = request
         self.changed_requests[resource_id, request.run] = request
         return request
+
+
+def _is_of_another(request: StopRequest | None, key: AccountKey) -> bool:
+    """Whether the run is being stopped for another account, which metering charges for it."""
+    return request is not None and request.metering_only and request.outcome is None and request.key != key

@@ -20,7 +20,7 @@ from services.enforcement.clients.balance import BalanceClient
 from services.enforcement.clients.metering import MeteringClient
 from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.rules.stops import Charged, find_stop_objection
-from services.enforcement.store.resources import load_resources
+from services.enforcement.store.resources import load_found
 from services.enforcement.store.stops import StopRequest, StopTurn, load_due_ids, load_requests
 from shared.clock import SECOND_US
 from shared.db import transaction
@@ -121,9 +121,10 @@ class Stopping:
         async with self._enforce.unit() as (connection, unit):
             scene = await unit.begin([key for key, _ in due])
             ids = sorted({(key.region, resource_id) for key, resource_id in due})
-            scene.add_resources(await load_resources(connection, ids))
+            scene.add_found(await load_found(connection, ids))
             scene.add_requests(await load_requests(connection, ids))
             scene.touch_all()
+            scene.end_uncharged(charged)
             scene.decide_stops()
             if time.monotonic() - asked_at > ANSWER_SECONDS_MAX:
                 raise OutOfReachError("balance's answer is too old to stop by")
@@ -136,6 +137,8 @@ class Stopping:
         return sent
 
     def _object(self, scene: Scene, request: StopRequest, charged: _Answers) -> str | None:
+        if request.metering_only and (request.key.region, request.resource_id) not in charged:
+            return "the run is known by metering alone, and metering does not say again that it charges it"
         return find_stop_objection(
             request.key.tenant_id,
             request.run,

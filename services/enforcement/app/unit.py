@@ -19,7 +19,7 @@ from services.enforcement.store.accounts import lock_accounts, save_accounts
 from services.enforcement.store.breakers import take_allowance
 from services.enforcement.store.cases import load_case, load_cases, save_cases
 from services.enforcement.store.resources import load_live, load_resources, load_running, save_resources
-from services.enforcement.store.stops import StopRequest, StopTurn, load_requests, save_requests
+from services.enforcement.store.stops import StopRequest, StopTurn, load_metering_only, load_requests, save_requests
 from services.enforcement.store.targets import load_targets, mark_done, mark_undone
 from shared.clock import MINUTE_US, Clock
 from shared.db import Connection, day_of, ensure_partitions
@@ -83,6 +83,8 @@ class Unit:
             scene.add_resources(await load_resources(self._connection, ids))
         if scene.resource_ids:
             scene.add_requests(await load_requests(self._connection, scene.resource_ids))
+        if moving:
+            scene.add_requests(await load_metering_only(self._connection, moving))
         growing = [scene.accounts[fact.key.account] for fact in facts if _may_create(fact)]
         followed = [*news, *(account for account in growing if account.negative_since_us is not None)]
         if followed:

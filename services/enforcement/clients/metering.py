@@ -1,7 +1,7 @@
 """Questions to metering: how far everything is charged, and what it keeps back."""
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import httpx
@@ -65,6 +65,23 @@ class _ChargedAnswer(Answer):
     resources: list[_Charged]
 
 
+class _ResourceName(Answer):
+    region: str
+    resource_id: str
+
+
+class _ChargedPage(_ChargedAnswer):
+    next: _ResourceName | None
+
+
+class ChargedRun(NamedTuple):
+    """A container that runs, and whom metering charges for it."""
+
+    key: AccountKey
+    resource_id: str
+    run: RunKey
+
+
 class MeteringClient:
     """`client` has metering's address as its base."""
 
@@ -96,6 +113,25 @@ class MeteringClient:
             )
             for item in answer.resources
         }
+
+    async def list_running(self, keys: Sequence[AccountKey]) -> list[ChargedRun]:
+        """The containers that accounts are charged for and that run. Raises OutOfReachError."""
+        body: dict[str, Any] = {"accounts": [key._asdict() for key in keys], "running": True}
+        found: list[ChargedRun] = []
+        while True:
+            page = await self._asker.ask(_ChargedPage, "POST", "/v1/charged-resources", body=body)
+            found += [
+                ChargedRun(
+                    AccountKey(item.region, item.tenant_id),
+                    item.resource_id,
+                    RunKey(item.run.source, item.run.event_id),
+                )
+                for item in page.resources
+                if item.run is not None
+            ]
+            if page.next is None:
+                return found
+            body["after"] = page.next.model_dump()
 
     async def load_held_back(self, key: AccountKey) -> tuple[str, ...]:
         """What was said of an account and is not in its charges, in words. Raises OutOfReachError."""

@@ -75,6 +75,18 @@ async def load_accounts_to_ask(connection: Connection) -> list[AccountKey]:
     return [AccountKey(row["region"], row["tenant_id"]) for row in rows]
 
 
+async def load_exhausted(connection: Connection, before_us: int) -> list[AccountKey]:
+    """The accounts at or below zero of which nothing new was learnt since an instant."""
+    rows = await connection.fetch(
+        """
+        select region, tenant_id from enforced_account where state in ('exhausted', 'negative') and learned_at <= $1
+        order by region, tenant_id
+        """,
+        before_us,
+    )
+    return [AccountKey(row["region"], row["tenant_id"]) for row in rows]
+
+
 async def save_accounts(connection: Connection, accounts: Sequence[Account], now_us: int) -> None:
     if not accounts:
         return

@@ -1,6 +1,7 @@
 """SQL of resources: what is known of each, and which runs."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import asyncpg
 import orjson
@@ -13,9 +14,25 @@ from shared.db import Connection
 _COLUMNS = "r.region, r.resource_id, r.tenant_id, r.family, r.created, r.life"
 
 
+class Found(NamedTuple):
+    """Resources, and why the rows of others can't be read."""
+
+    resources: list[Resource]
+    unreadable: dict[ResourceKey, Exception]
+
+
 async def load_resources(connection: Connection, ids: Sequence[tuple[str, str]]) -> list[Resource]:
     """Everything known of the resources named by (region, resource_id), whoever said it."""
-    rows = await connection.fetch(
+    return [_resource(row) for row in await _fetch(connection, ids)]
+
+
+async def load_found(connection: Connection, ids: Sequence[tuple[str, str]]) -> Found:
+    """The same, where what can't be read is to stand before nothing."""
+    return _read_each(await _fetch(connection, ids))
+
+
+async def _fetch(connection: Connection, ids: Sequence[tuple[str, str]]) -> list[asyncpg.Record]:
+    return await connection.fetch(
         f"""
         select {_COLUMNS} from resource r
         join unnest($1::text[], $2::text[]) k(region, resource_id) using (region, resource_id)
@@ -23,12 +40,9 @@ async def load_resources(connection: Connection, ids: Sequence[tuple[str, str]])
         [region for region, _ in ids],
         [resource_id for _, resource_id in ids],
     )
-    return [_resource(row) for row in rows]
 
 
-async def load_running(
-    connection: Connection, keys: Sequence[AccountKey]
-) -> tuple[list[Resource], dict[ResourceKey, Exception]]:
+async def load_running(connection: Connection, keys: Sequence[AccountKey]) -> Found:
     """The running containers of accounts, and those of which the row can't be read: they stop none of the others."""
     rows = await connection.fetch(
         f"""
@@ -39,14 +53,17 @@ async def load_running(
         [key.region for key in keys],
         [key.tenant_id for key in keys],
     )
-    running: list[Resource] = []
-    unreadable: dict[ResourceKey, Exception] = {}
+    return _read_each(rows)
+
+
+def _read_each(rows: Sequence[asyncpg.Record]) -> Found:
+    found = Found([], {})
     for row in rows:
         try:
-            running.append(_resource(row))
+            found.resources.append(_resource(row))
         except Exception as error:  # noqa: BLE001 - whatever a row makes of its reading
-            unreadable[_key(row)] = error
-    return running, unreadable
+            found.unreadable[_key(row)] = error
+    return found
 
 
 async def load_live(connection: Connection, key: AccountKey) -> list[Resource]:

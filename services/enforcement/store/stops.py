@@ -15,7 +15,10 @@ StopTurn = Literal["first", "repeat"]
 
 @dataclass(frozen=True, slots=True)
 class StopRequest:
-    """A run that must stop; `outcome` null while it is open. `attempts` commands were sent, the next is due then."""
+    """A run that must stop; `outcome` null while it is open. `attempts` commands were sent, the next is due then.
+
+    `metering_only`: metering charges the account for the run, and our own books lack it.
+    """
 
     key: AccountKey
     resource_id: str
@@ -26,6 +29,7 @@ class StopRequest:
     attempts: int = 0
     ended_at_us: int | None = None
     outcome: str | None = None
+    metering_only: bool = False
 
     @property
     def turn(self) -> StopTurn:
@@ -35,9 +39,10 @@ class StopRequest:
     def end(self, outcome: str, now_us: int) -> "StopRequest":
         return replace(self, outcome=outcome, ended_at_us=now_us)
 
-    def reopen(self, account_version: int, now_us: int) -> "StopRequest":
+    def reopen(self, account_version: int, now_us: int, *, metering_only: bool) -> "StopRequest":
         return replace(
             self,
+            metering_only=metering_only,
             account_version=account_version,
             requested_at_us=now_us,
             next_attempt_at_us=now_us,
@@ -55,6 +60,20 @@ async def load_requests(connection: Connection, ids: Sequence[tuple[str, str]]) 
         """,
         [region for region, _ in ids],
         [resource_id for _, resource_id in ids],
+    )
+    return [_request(row) for row in rows]
+
+
+async def load_metering_only(connection: Connection, keys: Sequence[AccountKey]) -> list[StopRequest]:
+    """The open requests of accounts that rest on metering's word alone."""
+    rows = await connection.fetch(
+        """
+        select s.* from stop_request s
+        join unnest($1::text[], $2::text[]) k(region, tenant_id) using (region, tenant_id)
+        where s.ended_at is null and s.metering_only
+        """,
+        [key.region for key in keys],
+        [key.tenant_id for key in keys],
     )
     return [_request(row) for row in rows]
 
@@ -89,16 +108,17 @@ async def save_requests(connection: Connection, requests: Sequence[StopRequest])
     await connection.execute(
         """
         insert into stop_request (region, tenant_id, resource_id, run_source, run_event_id, account_version,
-          requested_at, next_attempt_at, attempts, ended_at, outcome, confirmed_at)
+          requested_at, next_attempt_at, attempts, ended_at, outcome, metering_only, confirmed_at)
         select k.*, case when k.outcome = 'confirmed' then k.ended_at end from unnest(
           $1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::timestamptz[],
-          $8::timestamptz[], $9::int[], $10::timestamptz[], $11::text[])
+          $8::timestamptz[], $9::int[], $10::timestamptz[], $11::text[], $12::bool[])
           k(region, tenant_id, resource_id, run_source, run_event_id, account_version, requested_at, next_attempt_at,
-            attempts, ended_at, outcome)
+            attempts, ended_at, outcome, metering_only)
         on conflict (region, resource_id, run_source, run_event_id) do update
-        set account_version = excluded.account_version, requested_at = excluded.requested_at,
+        set tenant_id = excluded.tenant_id, account_version = excluded.account_version,
+            requested_at = excluded.requested_at,
             next_attempt_at = excluded.next_attempt_at, attempts = excluded.attempts, ended_at = excluded.ended_at,
-            outcome = excluded.outcome, confirmed_at = excluded.confirmed_at
+            outcome = excluded.outcome, metering_only = excluded.metering_only, confirmed_at = excluded.confirmed_at
         """,
         [request.key.region for request in requests],
         [request.key.tenant_id for request in requests],
@@ -111,6 +131,7 @@ async def save_requests(connection: Connection, requests: Sequence[StopRequest])
         [request.attempts for request in requests],
         [request.ended_at_us for request in requests],
         [request.outcome for request in requests],
+        [request.metering_only for request in requests],
     )
 
 
@@ -132,4 +153,5 @@ def _request(row: asyncpg.Record) -> StopRequest:
         row["attempts"],
         row["ended_at"],
         row["outcome"],
+        row["metering_only"],
     )

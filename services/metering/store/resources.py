@@ -100,6 +100,32 @@ async def load_resources(connection: Connection, keys: Collection[tuple[str, str
     return [_read(row) for row in rows]
 
 
+async def load_open_of(
+    connection: Connection,
+    accounts: Collection[tuple[str, str, int]],
+    after: tuple[str, str],
+    limit: int,
+) -> list[Resource | Unreadable]:
+    """A page of what has no end of the given (region, tenant id, shard), by (region, resource id).
+
+    By their shards, each read whole: an index by tenant would cost every event for a question that is seldom asked.
+    """
+    rows = await connection.fetch(
+        f"""
+        select {", ".join("r." + name for name in _COLUMNS.split(", "))} from resource r
+        join unnest($1::text[], $2::text[], $3::int[]) k(region, tenant_id, shard) using (region, tenant_id, shard)
+        where r.shard = any($3) and r.ends_at is null and (r.region, r.resource_id) > ($4, $5)
+        order by r.region, r.resource_id limit $6
+        """,  # noqa: S608 - fixed column names
+        [account[0] for account in accounts],
+        [account[1] for account in accounts],
+        [account[2] for account in accounts],
+        *after,
+        limit,
+    )
+    return [_read(row) for row in rows]
+
+
 async def load_owner(connection: Connection, region: str, resource_id: str) -> str | None:
     """The tenant who is charged for a resource; None for one that is not known."""
     owner: str | None = await connection.fetchval(
