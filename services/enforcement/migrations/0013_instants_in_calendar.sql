@@ -1,0 +1,1 @@
+select bound_instants();
