@@ -72,7 +72,7 @@ async def live(meter: Meter) -> None:
 
 async def take_over(meter: Meter, topics: Topics) -> None:
     async with transaction(meter.pool) as connection:
-        await adopt(connection, topics, {}, meter.clock.now_us(), 0)
+        await adopt(connection, topics, {}, meter.clock.now_us())
 
 
 @pytest.fixture
@@ -96,6 +96,19 @@ async def test_an_empty_backup_adopts_everything_and_owes_it_until_it_is_settled
     assert await empty.rows("select body from price_book") == await meter.rows("select body from price_book")
     charged = dict(await empty.rows("select tenant_id, sum(amount_micros)::bigint from restore_charged group by 1"))
     assert charged == {account[1]: micros for account, micros in (await meter.charged()).items()}
+
+
+async def test_a_correction_while_ticks_are_behind_moves_nothing_on(meter: Meter, empty: Meter) -> None:
+    """What it says of itself is when it was made, not up to where its shard was charged by then."""
+    await live(meter)
+    meter.clock.set(START_US + 2 * HOUR_US)
+    for number in range(1, 6):
+        name, tenant = f"ctr-{number}", {"tenant_id": f"tenant-{number}"}
+        await meter.take(lifecycle("container.deleted", name, START_US + 5 * MINUTE_US, **tenant))
+    empty.clock.set(meter.clock.now_us())
+    await take_over(empty, await Topics.of(meter))
+    heads = "select shard, seq, metered_through from shard where seq > 0 order by 1"
+    assert await empty.rows(heads) == await meter.rows(heads)
 
 
 @pytest.mark.parametrize("lost", ["a batch", "a price book", "sense"])

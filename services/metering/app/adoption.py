@@ -40,15 +40,13 @@ class _Adopted:
 
     charged: dict[int, dict[ChargeKey, Charged]]
     heads: dict[int, int]  # the sequence number reached, by shard
-    charged_at_us: dict[int, int] = field(default_factory=dict)  # of the last batch, by shard
+    through_us: dict[int, int] = field(default_factory=dict)  # up to where ticks have charged, by shard
     burns: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
     book_version: int = 0
     batches: int = 0
 
 
-async def adopt(
-    connection: Connection, reader: TopicReader, starts: Mapping[int, int], now_us: int, settle_delay_us: int
-) -> None:
+async def adopt(connection: Connection, reader: TopicReader, starts: Mapping[int, int], now_us: int) -> None:
     """Adopt everything on the charge topic that this database does not know. Raises Corruption where that has gaps."""
     version = await shard_store.lock_prices(connection)
     shards = await shard_store.lock_all_shards(connection)
@@ -66,8 +64,8 @@ async def adopt(
             rows.clear()
     await insert_messages(connection, rows, now_us)
     await _adopt_books(connection, reader, version, adopted.book_version, now_us)
-    await _write(connection, adopted, settle_delay_us)
-    logger.warning("restore.adopted", batches=adopted.batches, shards=len(adopted.charged_at_us))
+    await _write(connection, adopted)
+    logger.warning("restore.adopted", batches=adopted.batches, shards=len(adopted.through_us))
 
 
 async def _charged_by_backup(
@@ -124,7 +122,8 @@ async def _unknown_batches(
 def _add(adopted: _Adopted, batch: ChargeBatch) -> None:
     adopted.batches += 1
     adopted.heads[batch.shard] = batch.seq
-    adopted.charged_at_us[batch.shard] = batch.charged_at
+    if batch.charged_through is not None:
+        adopted.through_us[batch.shard] = batch.charged_through
     adopted.book_version = max(adopted.book_version, batch.book_version)
     charged, lines, first = adopted.charged[batch.shard], batch.lines, 0
     for account in batch.accounts:
@@ -158,12 +157,15 @@ async def _adopt_books(connection: Connection, reader: TopicReader, known: int, 
         await catch_up(work, price_store.to_rules(books[version]))
 
 
-async def _write(connection: Connection, adopted: _Adopted, settle_delay_us: int) -> None:
-    """Move the shards to where the topic is: sequence numbers, `through`, and what was charged."""
+async def _write(connection: Connection, adopted: _Adopted) -> None:
+    """Move the shards to where the topic is: sequence numbers, `through`, and what was charged.
+
+    `through` is the last that a tick said. Of a tick whose last batch was not sent yet it is the one before: what the
+    others charged is then more than is due, is taken back when the restore settles, and charged again by the next tick.
+    """
     moved: list[Shard] = []
     for number, shard in (await shard_store.lock_all_shards(connection)).items():
-        through_us = adopted.charged_at_us.get(number, 0) - settle_delay_us
-        through_us = max(shard.metered_through_us, through_us)
+        through_us = max(shard.metered_through_us, adopted.through_us.get(number, 0))
         moved.append(replace(shard, seq=adopted.heads[number], metered_through_us=through_us))
         await restore_store.insert_charged(connection, number, adopted.charged[number])
     await shard_store.update_shards(connection, moved)

@@ -13,7 +13,7 @@ from services.metering.rules.restore import Charged, ChargeKey, charged_of, sett
 from services.metering.settings import Settings
 from services.metering.store import resources as resource_store
 from services.metering.store import restore as restore_store
-from shared.clock import SECOND_US, Clock
+from shared.clock import Clock
 from shared.consumer import OffsetConsumer
 from shared.db import Connection, Pool
 from shared.ids import shard_of
@@ -54,8 +54,7 @@ class MeteringRecovery(Recovery):
 
     async def adopt(self, connection: Connection, restore: Restore, starts: Offsets) -> None:
         """Adopt the batches, burns and price books that were published since the backup."""
-        delay_us = round(self._settings.settle_delay_seconds * SECOND_US)
-        await adopt(connection, self._reader, starts[CHARGES], restore.restored_at_us, delay_us)
+        await adopt(connection, self._reader, starts[CHARGES], restore.restored_at_us)
 
     async def catch_up(self, restore: Restore) -> None:  # noqa: ARG002 - the protocol's
         """Take in, without publishing, every record that there is now."""
