@@ -94,13 +94,14 @@ class FakeProvider:
 class FakeBalance:
     """Takes registrations of orders; `down` makes every question fail, `refuses` answers 409.
 
-    Over the orders in `fails_over` it answers 500.
+    Over the orders in `fails_over` it answers `fails_with`.
     """
 
     def __init__(self) -> None:
         self.down = False
         self.refuses = False
         self.fails_over: set[str] = set()
+        self.fails_with = 500
         self.registered: dict[str, dict[str, Any]] = {}
         self.api = FastAPI()
         self.posted: dict[str, dict[str, Any]] = {}
@@ -128,7 +129,7 @@ class FakeBalance:
         if self.down:
             return JSONResponse({}, status_code=503)
         if order_id in self.fails_over:
-            return problem(500, "internal", "the fake fails over this order")
+            return problem(self.fails_with, "internal", "the fake fails over this order")
         if self.refuses:
             return problem(409, "no", "the fake refuses")
         known = order_id in self.registered

@@ -185,7 +185,9 @@ async def test_limits_are_settings(shop: Shop) -> None:
         await refuses(other, "amount-outside-limits", amount="100")
 
 
-async def test_an_order_that_balance_fails_over_holds_up_no_other_attempt(shop: Shop) -> None:
+@pytest.mark.parametrize("status", [500, 503])
+async def test_an_order_that_balance_fails_over_holds_up_no_other_attempt(shop: Shop, status: int) -> None:
+    shop.balance.fails_with = status
     first, second = await shop.order(), await shop.order()
     for number, order in enumerate((first, second)):
         await shop.receive(f"evt_{number}", Attempted(order.order_id, "processing"), order=order)
@@ -197,18 +199,23 @@ async def test_an_order_that_balance_fails_over_holds_up_no_other_attempt(shop: 
     assert await shop.service.upkeep.register_attempts() == 1
 
 
-async def test_an_order_that_balance_fails_over_holds_up_no_registration_after_a_restore(shop: Shop) -> None:
+@pytest.mark.parametrize("status", [500, 503])
+async def test_an_order_that_balance_fails_over_holds_up_no_registration_after_a_restore(
+    shop: Shop, status: int
+) -> None:
+    """503: its account's row is locked by somebody who does not let go."""
+    shop.balance.fails_with = status
     orders = sorted([(await shop.order()).order_id, (await shop.order()).order_id])
     shop.balance.registered.clear()
     registrations = Registrations(shop.service.pool, shop.clock, shop.service.reconciler.balance, make_shared())
     async with transaction(shop.service.pool) as connection:
         assert await mark_open_orders(connection) == 2
     shop.balance.fails_over = {orders[0]}
-    while await registrations.register_next():
+    while await registrations.register_due():
         pass
     assert list(shop.balance.registered) == orders[1:]
     shop.balance.fails_over = set()
     shop.clock.set(START_US + HOUR_US)
-    while await registrations.register_next():
+    while await registrations.register_due():
         pass
     assert sorted(shop.balance.registered) == orders

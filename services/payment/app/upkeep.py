@@ -2,7 +2,8 @@
 
 import asyncio
 
-from services.payment.balance_client import BalanceClient, OrderFault
+from services.payment.app.registrations import register_alone
+from services.payment.balance_client import BalanceClient
 from services.payment.metrics import EARLY_FACTS, INBOX_PROBLEMS, OPEN_QUEUE
 from services.payment.settings import PaymentSettings
 from services.payment.store.early import count_early_facts, delete_old_facts
@@ -16,9 +17,10 @@ from services.payment.store.orders import (
 from services.payment.store.rates import delete_old_quotes
 from services.payment.store.status import count_open_items
 from shared.clock import DAY_US, Clock, ClockTrust
-from shared.db import Connection, Pool, is_transient, transaction
+from shared.db import Connection, Pool, transaction
+from shared.each import do_each
 from shared.log import get_logger
-from shared.set_aside import count_set_aside, describe_error, release, set_aside
+from shared.set_aside import count_set_aside
 
 logger = get_logger(__name__)
 
@@ -42,25 +44,19 @@ class Upkeep:
                 await asyncio.sleep(self._settings.attempt_poll_seconds)
 
     async def register_attempts(self) -> int:
+        """Tell balance of those that it does not know; return how many it took.
+
+        Raises TransientFault when it takes none; an order that it fails over, and takes others, is set aside.
+        """
         async with transaction(self._pool) as connection:
             orders = await load_unregistered_attempts(connection, BATCH, self._clock.now_us())
-        return sum([await self._register(order) for order in orders])
+        items = {order.order_id: order for order in orders}
+        return len(await do_each(self._pool, self._clock, ATTEMPT_KIND, items, self._register))
 
-    async def _register(self, order: StoredOrder) -> bool:
-        """Raises TransientFault when balance is out of reach; an order that it refuses or fails over is set aside."""
-        try:
-            await self._balance.register(order)
-        except Exception as error:
-            if is_transient(error) and not isinstance(error, OrderFault):
-                raise
-            async with transaction(self._pool) as connection:
-                now_us = self._clock.now_us()
-                await set_aside(connection, ATTEMPT_KIND, order.order_id, describe_error(error), now_us)
-            return False
+    async def _register(self, order: StoredOrder) -> None:
+        await register_alone(self._balance, order)
         async with transaction(self._pool) as connection:
             await mark_attempts_registered(connection, [order.order_id])
-            await release(connection, ATTEMPT_KIND, [order.order_id])
-        return True
 
     async def run_slow(self) -> None:
         """Until cancelled: forgetting what is over, gauges."""

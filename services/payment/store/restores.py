@@ -17,19 +17,29 @@ async def mark_open_orders(connection: Connection) -> int:
     return int(status.split()[-1])
 
 
-async def lock_order_to_register(connection: Connection, kind: str, now_us: int) -> StoredOrder | None:
-    """An order to register again, locked: what is decided of it meanwhile waits, and so follows its registration.
-
-    Those set aside under `kind` are left out.
-    """
-    row = await connection.fetchrow(
-        f"""
-        select {", ".join(ORDER_COLUMNS)} from payment_order o where register_again
+async def load_orders_to_register(connection: Connection, kind: str, now_us: int, limit: int) -> list[str]:
+    """Orders to register again, without those that are set aside under `kind`."""
+    rows = await connection.fetch(
+        """
+        select order_id from payment_order o where register_again
           and not exists (select from set_aside s where (s.kind, s.item) = ($1, o.order_id) and s.next_at > $2)
-        order by order_id limit 1 for update of o skip locked
-        """,  # noqa: S608 - constants
+        order by order_id limit $3
+        """,
         kind,
         now_us,
+        limit,
+    )
+    return [row["order_id"] for row in rows]
+
+
+async def lock_order_to_register(connection: Connection, order_id: str) -> StoredOrder | None:
+    """The order, locked: what is decided of it meanwhile waits. None if it is registered, or somebody else has it."""
+    row = await connection.fetchrow(
+        f"""
+        select {", ".join(ORDER_COLUMNS)} from payment_order o where register_again and order_id = $1
+        for update of o skip locked
+        """,  # noqa: S608 - constants
+        order_id,
     )
     return None if row is None else StoredOrder(*row)
 
