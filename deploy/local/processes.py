@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import psutil
 
@@ -115,6 +115,16 @@ def signal_tree(pid: int, number: int) -> None:
             process.send_signal(number)
 
 
+class RunningProgram(Protocol):
+    """What is asked of a program once it runs: a part of `subprocess.Popen`."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+
+
 class ManagedProcess:
     """One program. `log` takes its output (None: the caller's own does), `record` tells a later run of it.
 
@@ -143,7 +153,7 @@ class ManagedProcess:
         self._user = user
         self._stop_signal = stop_signal
         self._stop_seconds = stop_seconds
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: RunningProgram | None = None
 
     @property
     def running(self) -> bool:
@@ -170,21 +180,24 @@ class ManagedProcess:
             raise StackError(f"{self.name} runs already (process {self.pid})")
         with contextlib.ExitStack() as files:
             log = None if self.log is None else files.enter_context(open_log(self.log))
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT if log else None,
-                cwd=self._directory,
-                env=self._environment,
-                start_new_session=True,
-                user=self._user.uid if self._user else None,
-                group=self._user.gid if self._user else None,
-                extra_groups=[] if self._user else None,
-            )
+            self._process = self._spawn(log)
         identity = self.identity
         if self._record is not None and identity is not None:
             write_private(self._record, json.dumps(asdict(identity)))
+
+    def _spawn(self, log: BinaryIO | None) -> RunningProgram:
+        return subprocess.Popen(
+            self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT if log else None,
+            cwd=self._directory,
+            env=self._environment,
+            start_new_session=True,
+            user=self._user.uid if self._user else None,
+            group=self._user.gid if self._user else None,
+            extra_groups=[] if self._user else None,
+        )
 
     def request_stop(self) -> None:
         """Ask it to end, without waiting."""

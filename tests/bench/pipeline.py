@@ -35,6 +35,7 @@ STORED = """
 
 class BenchCluster(Cluster):
     launcher = "tests.bench.launch"
+    is_warm = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from tests.support.databases import Databases
 from tests.system.broker import Broker, Outgoing, Position, outgoing
 from tests.system.failpoints import FAULTS, Fault, encode_faults
 from tests.system.waiting import wait_for
+from tests.system.warm import WarmProcess, can_adopt
 
 Account = tuple[str, str]
 REPOSITORY = Path(__file__).parents[2]
@@ -51,6 +52,8 @@ class Cluster:
     """
 
     launcher = "tests.system.launch"
+    # Whether processes may be forked from one that has imported everything.
+    is_warm = True
 
     def __init__(
         self,
@@ -135,14 +138,13 @@ class Cluster:
     def start(self, name: str, *faults: Fault, wait: bool = True) -> None:
         service = name.partition("-")[0]
         port = {f"TOLLKEEPER_{service.upper()}_PORT": str(self._ports[name])}
-        command = [sys.executable, "-m", self.launcher, service, "serve"]
-        process = ManagedProcess(
-            name,
-            command,
-            log=self.home / f"{name}.log",
-            environment=self.environment() | port | {FAULTS: encode_faults(faults)},
-            directory=REPOSITORY,
-        )
+        environment, log = self.environment() | port | {FAULTS: encode_faults(faults)}, self.home / f"{name}.log"
+        process: ManagedProcess
+        if self.is_warm and not faults and can_adopt():
+            process = WarmProcess(name, self.launcher, service, environment, log)
+        else:
+            command = [sys.executable, "-m", self.launcher, service, "serve"]
+            process = ManagedProcess(name, command, log=log, environment=environment, directory=REPOSITORY)
         self._processes[name] = process
         process.start()
         if wait:
