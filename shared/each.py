@@ -37,7 +37,7 @@ async def do_each(
     faults: dict[str, Exception] = {}
     tried = 0
     for name, item in items.items():
-        if name in known and known[name].next_at_us > now_us:
+        if name in known and known[name].is_held(now_us):
             continue
         tried += 1
         try:

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from prometheus_client import Gauge
 
-from shared.clock import SECOND_US
+from shared.clock import MINUTE_US, SECOND_US
 from shared.db import Connection
 from shared.errors import RecordError, Refusal
 from shared.log import describe_safely, get_logger
@@ -33,6 +33,10 @@ class Pause(NamedTuple):
         return min(self.first_seconds << min(attempts - 1, 20), self.most_seconds) * SECOND_US
 
 
+# Of what a neighbour does not answer at the moment, while it answers for others: nobody has to look.
+PASSING = Pause(2, 30)
+
+
 @dataclass(frozen=True, slots=True)
 class SetAside:
     kind: str
@@ -42,6 +46,10 @@ class SetAside:
     first_at_us: int
     last_at_us: int
     next_at_us: int
+
+    def is_held(self, now_us: int) -> bool:
+        """Whether it is still to be left alone, as `still_held` says in SQL: not by a pause from the future."""
+        return self.next_at_us > now_us and self.last_at_us <= now_us + MINUTE_US
 
 
 def describe_error(error: BaseException) -> str:
@@ -83,14 +91,15 @@ async def set_aside(
         now_us + pause.after(attempts),
     )
     assert row is not None
-    logger.error("item.set_aside", kind=kind, item=item, attempts=attempts, reason=reason[:REASON_LENGTH_MAX])
+    say = logger.warning if pause == PASSING else logger.error
+    say("item.set_aside", kind=kind, item=item, attempts=attempts, reason=reason[:REASON_LENGTH_MAX])
     return SetAside(*row.values())
 
 
 async def load_held_back(connection: Connection, kind: str, items: Collection[str], now_us: int) -> set[str]:
     """The items among `items` whose pause is not over."""
     rows = await connection.fetch(
-        "select item from set_aside where kind = $1 and item = any($2::text[]) and next_at > $3",
+        "select item from set_aside s where kind = $1 and item = any($2::text[]) and still_held(s, $3)",
         kind,
         list(items),
         now_us,

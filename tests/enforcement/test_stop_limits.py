@@ -3,6 +3,7 @@
 import pytest
 
 from services.enforcement.rules.account import AccountKey
+from services.enforcement.store.breakers import take_allowance
 from services.enforcement.store.stops import load_due_ids
 from shared.clock import SECOND_US
 from shared.db import transaction
@@ -111,6 +112,33 @@ async def test_a_start_that_arrives_late_on_an_exhausted_account_is_stopped_by_i
     assert [row["outcome"] for row in await world.fetch("select outcome from stop_request")] == [None]
 
 
+async def test_a_tenant_with_very_many_leaves_the_others_their_turn(open_world: Open) -> None:
+    world = await open_world(enforcement_stops_per_minute_max=0)
+    poor = AccountKey("vn", "poor")
+    await start(world, *(f"ctr-{number}" for number in range(5)))
+    await world.learn(account("exhausted", 2))
+    world.move(1)
+    await world.learn(happened("created", "ctr-p", 0, key=poor), happened("started", "ctr-p", 0, "run", key=poor))
+    await world.learn(account("exhausted", 2, key=poor))
+    world.move(60)
+    async with transaction(world.service.pool) as connection:
+        due = await load_due_ids(connection, world.clock.now_us(), 2, "first", 300 * SECOND_US)
+    assert {key.tenant_id for key, _ in due} == {"acme", "poor"}
+
+
+async def test_an_allowance_that_is_used_up_is_there_again_in_seconds(open_world: Open) -> None:
+    world = await open_world(enforcement_stops_per_minute_max=1000)
+    world.clock.set(world.clock.now_us() // (60 * SECOND_US) * 60 * SECOND_US)
+    async with world.service.enforce.unit() as (connection, unit):
+        assert await take_allowance(connection, "stops/vn", unit.now_us, 6 * SECOND_US, 100, 1000) == 100
+    await start(world, "ctr-1")
+    await world.learn(account("exhausted", 2))
+    assert await stops(world) == []
+    world.move(6)
+    await world.send_due_stops()
+    assert len(await stops(world)) == 1
+
+
 async def test_a_backlog_of_one_region_leaves_the_others_their_turn(open_world: Open) -> None:
     world = await open_world(enforcement_stops_per_minute_max=0, regions={"vn": REGION, "jp": REGION})
     japan = AccountKey("jp", "acme")
@@ -121,5 +149,5 @@ async def test_a_backlog_of_one_region_leaves_the_others_their_turn(open_world: 
     await world.learn(account("exhausted", 2, key=japan))
     world.move(60)
     async with transaction(world.service.pool) as connection:
-        due = await load_due_ids(connection, world.clock.now_us(), 2, "first")
+        due = await load_due_ids(connection, world.clock.now_us(), 2, "first", 300 * SECOND_US)
     assert {key.region for key, _ in due} == {"vn", "jp"}

@@ -31,6 +31,10 @@ async def test_the_pause_doubles_and_ends(make_database: MakeDatabase) -> None:
         assert await load_held_back(connection, "refund", ["a", "b"], NOW_US) == {"a"}
         assert await load_held_back(connection, "refund", ["a"], ends[-1]) == set()
         assert await load_held_back(connection, "tick", ["a"], NOW_US) == set()
+        # By a clock that went back the pause began in the future: it is not for as long as the clock was wrong.
+        for now_us, is_held in ((NOW_US - SECOND_US, True), (NOW_US - 3600 * SECOND_US, False)):
+            assert (await load_held_back(connection, "refund", ["a"], now_us) == {"a"}) is is_held
+            assert [item.is_held(now_us) for item in await list_set_aside(connection)] == [is_held]
         await retry_now(connection, "refund", "a", NOW_US)
         assert await load_held_back(connection, "refund", ["a"], NOW_US) == set()
         assert await count_set_aside(connection) == {"refund": 1}

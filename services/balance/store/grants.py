@@ -220,7 +220,7 @@ async def load_accounts_to_work_out(
     """
     rows = await connection.fetch(
         """
-        with held as (select item::bigint as account_id from set_aside where kind = $4 and next_at > $1)
+        with held as (select item::bigint as account_id from set_aside s where kind = $4 and still_held(s, $1))
         (select g.account_id from grant_standing g join account a using (account_id)
          left join charge_stream s using (shard)
          where not g.is_over and g.expires_at <= coalesce(date_trunc('minute', s.charged_through, 'UTC'), $1)

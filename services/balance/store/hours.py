@@ -51,7 +51,7 @@ async def load_unwritten(connection: Connection, kind: str, now_us: int, limit: 
         """
         select h.shard from hour_head h join chain_head c using (shard)
         where h.through < c.closed_through and not exists (
-          select from set_aside s where (s.kind, s.item) = ($1, h.shard::text) and s.next_at > $2)
+          select from set_aside s where (s.kind, s.item) = ($1, h.shard::text) and still_held(s, $2))
         order by h.through, h.shard limit $3
         """,
         kind,

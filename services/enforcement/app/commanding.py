@@ -132,11 +132,11 @@ class Commanding:
         region = target.account.region
         if target.commands == 0:
             most = self._settings.enforcement_deletions_per_hour_max
-            if not await take_allowance(connection, f"deletions/{region}", unit.now_us, HOUR_US, 1, most):
+            if not await take_allowance(connection, f"deletions/{region}", unit.now_us, HOUR_US, most, 1):
                 raise BreakerError(f"the breaker allows {most} deletions an hour in {region}")
             return True
         most = self._settings.enforcement_deletion_repeats_per_hour_max
-        if await take_allowance(connection, f"deletion_repeats/{region}", unit.now_us, HOUR_US, 1, most):
+        if await take_allowance(connection, f"deletion_repeats/{region}", unit.now_us, HOUR_US, most, 1):
             return True
         await hold_back(
             connection, target, next_attempt_us(unit.now_us, target.commands, self._settings.deletion_backoff)

@@ -263,13 +263,13 @@ class Scene:
         self.messages.append(self.make.stop(order))
         self._change_request(sent)
 
-    def due_requests(self) -> list[StopRequest]:
+    def due_requests(self, pause_us_max: int) -> list[StopRequest]:
         """The open requests whose next command is due."""
         return [
             request
             for requests in self._requests.values()
             for request in requests.values()
-            if request.outcome is None and request.next_attempt_at_us <= self.now_us and request.key in self.accounts
+            if request.outcome is None and request.is_due(self.now_us, pause_us_max) and request.key in self.accounts
         ]
 
     def _change_request(self, request: StopRequest) -> StopRequest:

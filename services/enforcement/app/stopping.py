@@ -26,11 +26,14 @@ from shared.clock import SECOND_US
 from shared.db import transaction
 from shared.errors import RecordError
 from shared.log import get_logger
+from shared.set_aside import PASSING, Pause
 
 logger = get_logger(__name__)
 
 # So many accounts are asked for at a time, and their stops sent at once.
 ASKED_TOGETHER = 16
+# Once balance answered for none of so many times that many, it is out of reach for the others too.
+UNANSWERED_MAX = 2
 # An answer is used within this time, or asked for again: a process can have been paused after it.
 ANSWER_SECONDS_MAX = 5.0
 
@@ -46,6 +49,10 @@ class Stopping:
         self._balance = balance
         self._metering = metering
 
+    @property
+    def _pause_us_max(self) -> int:
+        return max(self._enforce.settings.backoff) * SECOND_US
+
     async def send_first(self) -> int:
         """Send first commands that wait, as far as balance agrees and the breaker allows; return how many were sent."""
         return await self._send_due("first")
@@ -57,14 +64,22 @@ class Stopping:
     async def _send_due(self, turn: StopTurn) -> int:
         """Send up to BATCH due commands of one kind. Raises OutOfReachError: what is not answered waits."""
         async with transaction(self._enforce.pool) as connection:
-            due = await load_due_ids(connection, self._enforce.clock.now_us(), BATCH, turn)
+            due = await load_due_ids(connection, self._enforce.clock.now_us(), BATCH, turn, self._pause_us_max)
         keys = sorted({key for key, _ in due})
         # Before balance, whose answers are good for seconds.
         charged = await self._load_charged(due)
         sent = 0
+        unanswered: list[OutOfReachError] = []
         for first in range(0, len(keys), ASKED_TOGETHER):
             asked = set(keys[first : first + ASKED_TOGETHER])
-            sent += await self._send_asked(turn, [item for item in due if item[0] in asked], charged)
+            try:
+                sent += await self._send_asked(turn, [item for item in due if item[0] in asked], charged)
+            except OutOfReachError as error:
+                unanswered.append(error)
+                if len(unanswered) == UNANSWERED_MAX:
+                    break
+        if unanswered:
+            raise unanswered[0]
         return sent
 
     async def _load_charged(self, due: Sequence[_Due]) -> _Answers:
@@ -83,7 +98,7 @@ class Stopping:
         wanted = [item for item in due if item[0] in agreed]
         held: dict[str, str] = {}
         act = partial(self._send, turn, asked_at, charged, held)
-        sent = await self._enforce.isolation.apply("stop", wanted, _name_stop, act)
+        sent = await self._enforce.isolation.apply("stop", wanted, _name_stop, act, held=held)
         for item, reason in held.items():
             await self._enforce.isolation.set_aside("stop", item, RecordError("stop_held", reason))
         return sent
@@ -100,9 +115,10 @@ class Stopping:
         for key, error in failed.items():
             if not isinstance(error, UnusableAnswerError) and not (known and isinstance(error, OutOfReachError)):
                 raise error
+            pause = Pause() if isinstance(error, UnusableAnswerError) else PASSING
             for item in due:
                 if item[0] == key:
-                    await self._enforce.isolation.set_aside("stop", _name_stop(item), error)
+                    await self._enforce.isolation.set_aside("stop", _name_stop(item), error, pause)
         await self._enforce.apply_answers(known)
         metrics.STOPS_DROPPED.inc(sum(not account.must_stop for account in known))
         return {account.key for account in known if account.must_stop}
@@ -128,7 +144,7 @@ class Stopping:
             scene.decide_stops()
             if time.monotonic() - asked_at > ANSWER_SECONDS_MAX:
                 raise OutOfReachError("balance's answer is too old to stop by")
-            requests = [request for request in scene.due_requests() if request.turn == turn]
+            requests = [request for request in scene.due_requests(self._pause_us_max) if request.turn == turn]
             objections = {request: self._object(scene, request, charged) for request in requests}
             held.update((_name_request(item), reason) for item, reason in objections.items() if reason is not None)
             agreed = [request for request in requests if objections[request] is None]
@@ -144,7 +160,8 @@ class Stopping:
             request.run,
             charged.get((request.key.region, request.resource_id)),
             is_doubtful=scene.is_doubtful(request),
-            waited_us=scene.now_us - request.requested_at_us,
+            # Negative by a clock that was ahead when it was asked for: how long ago that was, nobody knows.
+            waited_us=abs(scene.now_us - request.requested_at_us),
             wait_us_max=self._enforce.settings.enforcement_metering_wait_seconds_max * SECOND_US,
         )
 

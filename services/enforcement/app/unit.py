@@ -127,7 +127,7 @@ class Unit:
         for region in sorted({request.key.region for request in requests}):
             wanted = [request for request in requests if request.key.region == region]
             granted = await take_allowance(
-                self._connection, f"{name}/{region}", self.now_us, MINUTE_US, len(wanted), most
+                self._connection, f"{name}/{region}", self.now_us, *_window(most), len(wanted)
             )
             for request in wanted[:granted]:
                 scene.send_stop(
@@ -201,6 +201,15 @@ async def later_us(connection: Connection, clock: Clock) -> int:
 def _may_create(fact: Fact) -> TypeGuard[LifecycleFact]:
     """Whether there may be one resource more after it: an amendment can take a deletion out."""
     return isinstance(fact, LifecycleFact) and (fact.fact.verb == CREATED or fact.fact.replaces is not None)
+
+
+def _window(per_minute_max: int) -> tuple[int, int]:
+    """Over which time how many: a tenth of the minute and of its allowance, where that leaves enough.
+
+    Whoever uses it all up keeps the others of the region waiting for seconds, not for a minute.
+    """
+    parts = 10 if per_minute_max >= 1000 else 1
+    return MINUTE_US // parts, per_minute_max // parts
 
 
 class OutboxDays:

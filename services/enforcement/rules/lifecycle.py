@@ -138,15 +138,26 @@ def dispute(life: Life) -> Life:
 
 
 def _fold(life: Life) -> Life:
-    """Keep the newest facts, and of the others what the state rests on: creation, deletion, last start, last stop."""
+    """Keep the newest facts, and of the others what the state rests on: creation, deletion, last start, last stop.
+
+    And two of one number, if there are: by them each source has an order of its own.
+    """
     placed = [item.event for item in life.order.placed]
     old, new = placed[:-FACTS_KEPT], placed[-FACTS_KEPT:]
     last = {fact.verb: fact for fact in old if fact.verb in {CREATED, STARTED, STOPPED}}
     running = life.order.running
-    kept = {fact.key: fact for fact in (*new, *last.values(), *_deletions(old))}
+    kept = {fact.key: fact for fact in (*new, *last.values(), *_deletions(old), *_same_number(placed))}
     if running is not None:
         kept[running.key] = running
     return replace(life, facts=tuple(sorted(kept.values(), key=_key)))
+
+
+def _same_number(facts: Iterable[Fact]) -> tuple[Fact, ...]:
+    numbered: dict[int, Fact] = {}
+    for fact in facts:
+        if fact.sequence is not None and numbered.setdefault(fact.sequence, fact) is not fact:
+            return numbered[fact.sequence], fact
+    return ()
 
 
 def _deletions(facts: Iterable[Fact]) -> list[Fact]:

@@ -4,7 +4,7 @@ from shared.clock import DAY_US
 from shared.db import Connection
 
 
-async def take_allowance(connection: Connection, name: str, now_us: int, window_us: int, wanted: int, most: int) -> int:
+async def take_allowance(connection: Connection, name: str, now_us: int, window_us: int, most: int, wanted: int) -> int:
     """Take up to `wanted` of what is left of `most` in the present window; return how many were granted.
 
     Locks the window's row until the end of the transaction; called after accounts are locked, before the outbox, and

@@ -48,7 +48,8 @@ async def claim_due_case(
           select case_id from deletion_case d
           where due_at <= $1 and state not in ('cancelled', 'done') and next_look_at <= clock_timestamp()
             and ($3 or state <> 'plan')
-            and not exists (select from set_aside s where (s.kind, s.item) = ('deletion', d.case_id) and s.next_at > $1)
+            and not exists (select from set_aside s
+              where (s.kind, s.item) = ('deletion', d.case_id) and still_held(s, $1))
           order by due_at, case_id limit 1 for update skip locked)
         returning {_COLUMNS}, c.looks
         """,  # noqa: S608 - the columns are constant
@@ -76,7 +77,8 @@ async def load_cases_to_remind(connection: Connection, now_us: int, limit: int) 
         f"""
         select {_COLUMNS} from deletion_case c
         where remind_at <= $1 and due_at > $1 and state not in ('cancelled', 'done')
-          and not exists (select from set_aside s where (s.kind, s.item) = ('reminder', c.case_id) and s.next_at > $1)
+          and not exists (select from set_aside s
+            where (s.kind, s.item) = ('reminder', c.case_id) and still_held(s, $1))
         order by remind_at, case_id limit $2
         """,  # noqa: S608 - the columns are constant
         now_us,

@@ -35,7 +35,8 @@ async def load_due_parked(connection: Connection, now_us: int, limit: int) -> li
         select source, event_id, subject from parked_event p
         where due_at <= $1 and applied_at is null
           and not exists (select from set_aside s
-            where (s.kind, s.item) = ('parked', p.source || ' ' || p.event_id || ' ' || p.subject) and s.next_at > $1)
+            where (s.kind, s.item) = ('parked', p.source || ' ' || p.event_id || ' ' || p.subject)
+              and still_held(s, $1))
         order by due_at limit $2
         """,
         now_us,

@@ -36,6 +36,10 @@ class StopRequest:
         """What its next command is: the first since the request was opened, or opened again, or a repeat."""
         return "first" if self.next_attempt_at_us == self.requested_at_us else "repeat"
 
+    def is_due(self, now_us: int, pause_us_max: int) -> bool:
+        """As `load_due_ids` finds them."""
+        return not now_us < self.next_attempt_at_us <= now_us + pause_us_max
+
     def end(self, outcome: str, now_us: int) -> "StopRequest":
         return replace(self, outcome=outcome, ended_at_us=now_us)
 
@@ -78,26 +82,31 @@ async def load_metering_only(connection: Connection, keys: Sequence[AccountKey])
     return [_request(row) for row in rows]
 
 
-async def load_due_ids(connection: Connection, now_us: int, limit: int, turn: StopTurn) -> list[tuple[AccountKey, str]]:
+async def load_due_ids(
+    connection: Connection, now_us: int, limit: int, turn: StopTurn, pause_us_max: int
+) -> list[tuple[AccountKey, str]]:
     """Whose open requests are due to be sent, without a lock: (account, resource_id), the longest due first.
 
-    Regions take turns: what one can't send today leaves room for the others.
+    Regions take turns, and the tenants of a region: one who has very many leaves room for the others. What is planned
+    for later than the longest pause was planned by a clock that was ahead, and is due.
     """
     rows = await connection.fetch(
         """
         select region, tenant_id, resource_id from (
           select region, tenant_id, resource_id, next_attempt_at,
-            row_number() over (partition by region order by next_attempt_at) as turn
+            row_number() over (partition by region, tenant_id order by next_attempt_at) as turn
           from stop_request r
-          where ended_at is null and next_attempt_at <= $1 and (next_attempt_at = requested_at) = $3
+          where ended_at is null and not (next_attempt_at > $1 and next_attempt_at <= $4)
+            and (next_attempt_at = requested_at) = $3
             and not exists (select from set_aside s
-              where (s.kind, s.item) = ('stop', r.region || '/' || r.resource_id) and s.next_at > $1)
+              where (s.kind, s.item) = ('stop', r.region || '/' || r.resource_id) and still_held(s, $1))
         ) due
-        order by turn, next_attempt_at limit $2
+        order by row_number() over (partition by region order by turn, next_attempt_at), next_attempt_at limit $2
         """,
         now_us,
         limit,
         turn == "first",
+        now_us + pause_us_max,
     )
     return [(AccountKey(row["region"], row["tenant_id"]), row["resource_id"]) for row in rows]
 

@@ -141,7 +141,7 @@ async def load_targets_to_abandon(connection: Connection, before_us: int, now_us
         select {_COLUMNS}
         where c.state = 'cancelled' and t.command_expires_at <= $1 and t.done_at is null and t.abandoned_at is null
           and not exists (select from set_aside s
-            where (s.kind, s.item) = ('abandonment', t.case_id || ' ' || t.resource_id) and s.next_at > $2)
+            where (s.kind, s.item) = ('abandonment', t.case_id || ' ' || t.resource_id) and still_held(s, $2))
           and not exists (select from deletion_target later where later.done_at is null
             and (later.region, later.resource_id) = (t.region, t.resource_id) and later.commanded_at > t.commanded_at)
         order by t.case_id, t.resource_id limit $3

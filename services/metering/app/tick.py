@@ -183,7 +183,7 @@ class Ticker:
             ]
         failing = await list_set_aside(connection, kind=TICK_SHARD, limit=10_000)
         self._failing = bool(failing)
-        left_out = [int(item.item) for item in failing if item.next_at_us > self._clock.now_us()]
+        left_out = [int(item.item) for item in failing if item.is_held(self._clock.now_us())]
         return await shard_store.lock_due_shards(connection, due_us, self._settings.metering_tick_shards_max, left_out)
 
     async def _tick_shards(

@@ -164,7 +164,7 @@ async def load_due(connection: Connection, kind: str, now_us: int, limit: int) -
         select {_OF_W} from waiting_event w
         where w.due_at <= $2 and not exists (
           select from set_aside s
-          where s.kind = $1 and s.item = w.topic || '/' || w.source || '/' || w.event_id and s.next_at > $2
+          where s.kind = $1 and s.item = w.topic || '/' || w.source || '/' || w.event_id and still_held(s, $2)
         )
         order by w.due_at, w.topic, w.source, w.event_id limit $3
         """,  # noqa: S608 - fixed column names

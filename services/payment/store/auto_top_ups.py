@@ -104,7 +104,7 @@ async def load_active(connection: Connection, after: tuple[str, str], limit: int
         """
         select region, tenant_id from auto_top_up
         where enabled and suspended_reason is null and (region, tenant_id) > ($1, $2)
-          and region || '/' || tenant_id not in (select item from set_aside where kind = $4 and next_at > $5)
+          and region || '/' || tenant_id not in (select item from set_aside s where kind = $4 and still_held(s, $5))
         order by region, tenant_id limit $3
         """,
         *after,
@@ -200,7 +200,7 @@ async def load_open_attempts(
         f"""
         select {_ATTEMPT} from auto_top_up_attempt a
         where a.state = 'open' and (a.at, a.order_id) > ($1, $2)
-          and a.region || '/' || a.tenant_id not in (select item from set_aside where kind = $4 and next_at > $5)
+          and a.region || '/' || a.tenant_id not in (select item from set_aside s where kind = $4 and still_held(s, $5))
         order by a.at, a.order_id limit $3
         """,  # noqa: S608 - constants
         *after,

@@ -65,7 +65,7 @@ async def load_late_payments(connection: Connection, now_us: int, limit: int) ->
     rows = await connection.fetch(
         """
         select distinct f.payment_id from early_fact f join payment p using (payment_id)
-        where f.fact_id not in (select item from set_aside where kind = $1 and next_at > $2)
+        where f.fact_id not in (select item from set_aside s where kind = $1 and still_held(s, $2))
         order by f.payment_id limit $3
         """,
         EARLY_KIND,

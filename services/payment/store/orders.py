@@ -213,7 +213,7 @@ async def load_unregistered_attempts(connection: Connection, limit: int, now_us:
         f"""
         select {_COLUMNS} from payment_order
         where attempted and not attempt_registered and state in ('pending', 'mismatched')
-          and order_id not in (select item from set_aside where kind = '{ATTEMPT_KIND}' and next_at > $2)
+          and order_id not in (select item from set_aside s where kind = '{ATTEMPT_KIND}' and still_held(s, $2))
         order by order_number limit $1
         """,  # noqa: S608 - constants
         limit,

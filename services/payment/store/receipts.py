@@ -41,7 +41,7 @@ async def load_unreceipted(connection: Connection, limit: int, now_us: int) -> l
     rows = await connection.fetch(
         """
         select payment_id, region from payment where credited_at is not null and not receipt_issued
-          and payment_id not in (select item from set_aside where kind = $2 and next_at > $3)
+          and payment_id not in (select item from set_aside s where kind = $2 and still_held(s, $3))
         order by credited_at, payment_id limit $1
         """,
         limit,

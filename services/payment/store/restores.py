@@ -22,7 +22,7 @@ async def load_orders_to_register(connection: Connection, kind: str, now_us: int
     rows = await connection.fetch(
         """
         select order_id from payment_order o where register_again
-          and not exists (select from set_aside s where (s.kind, s.item) = ($1, o.order_id) and s.next_at > $2)
+          and not exists (select from set_aside s where (s.kind, s.item) = ($1, o.order_id) and still_held(s, $2))
         order by order_id limit $3
         """,
         kind,

@@ -112,5 +112,28 @@ def test_a_life_of_any_length_is_kept_in_a_bounded_row(extra: int, is_resized_in
     assert lead([*facts, *facts[: 2 * FACTS_MAX]]).running == expected
 
 
+@given(st.integers(1, 120), st.integers(60, 110), st.randoms(use_true_random=False))
+def test_what_is_folded_forgets_no_number_that_two_sources_used(more: int, before: int, chance: random.Random) -> None:
+    """A second source counts from the beginning again: each has an order of its own, for good."""
+    facts = [CREATED]
+    for source, first_us, count in (("a", 0, before), ("b", 1000, more)):
+        facts += [
+            Fact("started" if number % 2 else "stopped", first_us + number, source, str(number), number)
+            for number in range(1, count + 1)
+        ]
+    arrivals = [CREATED, *facts[1:]]
+    if chance.random() < 0.5:
+        # A little out of order, as partitions are.
+        for place in range(1, len(arrivals) - 3, 3):
+            arrivals[place], arrivals[place + 2] = arrivals[place + 2], arrivals[place]
+    life = Life()
+    for arrived, fact in enumerate(arrivals, start=1):
+        life = learn_fact(life, fact)
+        if arrived == len(arrivals):
+            running = order_lifecycle(arrivals).running
+            assert life.running == (None if running is None else RunKey(*running.key))
+            assert life.order.sequences_conflict == order_lifecycle(arrivals).sequences_conflict
+
+
 def test_the_key_of_a_fact_is_its_event() -> None:
     assert CREATED.key == FactKey("a", "created")
