@@ -229,6 +229,26 @@ async def test_who_is_below_zero_by_what_was_taken_from_him_loses_nothing(books:
     await books.permits.redeem(permit.permit_id, "ctr-1")
 
 
+async def test_own_use_must_be_a_debt_for_the_whole_time_and_not_at_its_ends_alone(books: Books) -> None:
+    """In debt for an hour, then his dispute was a debt alone for a day, then in debt for an hour."""
+    [tenant] = tenants_of(1, 1)
+    await lend(books, tenant)
+    await books.post(simple(2, {tenant: 21}))
+    books.clock.set(START_US + HOUR_US)
+    await books.pay(disputed("stripe:pi_1", "dp_1", held=0, withdrawn=60, tenant=tenant))
+    await books.pay(captured("stripe:pi_2", 40, tenant=tenant))
+    assert await books.balance(tenant) == -21
+    books.clock.set(DUE_US - HOUR_US)
+    await books.post(simple(3, {tenant: 40}))
+    for now_us in (DUE_US, DUE_US + GRACE_US - HOUR_US - 1):
+        books.clock.set(now_us)
+        with pytest.raises(Refusal, match="not-own-use"):
+            await books.permits.grant("vn", tenant, START_US, DUE_US)
+    books.clock.set(DUE_US + GRACE_US - HOUR_US)
+    permit = await books.permits.grant("vn", tenant, START_US, DUE_US)
+    await books.permits.redeem(permit.permit_id, "ctr-1")
+
+
 async def test_what_is_taken_after_the_grant_voids_no_permit_of_an_own_debt_and_what_is_won_back_is_no_reversal(
     books: Books, debtor: str
 ) -> None:

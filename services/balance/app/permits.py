@@ -96,5 +96,5 @@ class Permits:
             standing.negative_since_us,
             account.credits,
             account.orders,
-            max(standing.balance_micros + own_use.reversed_micros, own_use.balance_then_micros),
+            max(standing.balance_micros + own_use.reversed_micros, own_use.highest_micros),
         )

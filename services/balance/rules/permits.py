@@ -15,8 +15,8 @@ from shared.errors import Refusal
 class Debtor:
     """A locked account, as far as a permit depends on it.
 
-    `own_use_micros`: the balance without refunds, disputes and operators' debits, the higher of now and a grace period
-    ago: only its own use for the whole grace period is a reason to delete.
+    `own_use_micros`: the balance without refunds, disputes and operators' debits, the highest since a grace period ago:
+    only its own use for the whole grace period is a reason to delete.
     """
 
     balance_micros: int

@@ -57,17 +57,17 @@ async def insert_permit(
 
 @dataclass(frozen=True, slots=True)
 class OwnUse:
-    """What refunds, disputes and operators took up to now, and the balance without all that at an earlier instant."""
+    """What refunds, disputes and operators took up to now; the highest balance without all that since an instant."""
 
     reversed_micros: int
-    balance_then_micros: int
+    highest_micros: int
 
 
-async def load_own_use(connection: Connection, account_id: int, then_us: int) -> OwnUse:
+async def load_own_use(connection: Connection, account_id: int, since_us: int) -> OwnUse:
     """Read what tells an account's own use from what was taken from it; the caller holds the account.
 
     A refund that failed and a dispute that was won give back what they took. An operator's credit gives back no debit:
-    nothing says which one it is for.
+    nothing says which one it is for. Of entries of one instant each counts with all that was taken up to then.
     """
     row = await connection.fetchrow(
         """
@@ -75,21 +75,27 @@ async def load_own_use(connection: Connection, account_id: int, then_us: int) ->
           select split_part(fact_id, '/', 1) as kind, amount_micros, posted_at from posted_fact where account_id = $1
           union all
           select 'debited', amount_micros, posted_at from adjustment where account_id = $1 and amount_micros < 0
-        ), reversed as (
-          select u.instant,
-            greatest(0, -coalesce(sum(amount_micros) filter (where kind in ('refunded', 'refund_failed')), 0))
-            + greatest(0, -coalesce(sum(amount_micros) filter (where kind in ('disputed', 'dispute_closed')), 0))
-            - coalesce(sum(amount_micros) filter (where kind = 'debited'), 0) as micros
-          from unnest(array['infinity', $2]::timestamptz[]) u(instant) left join moved on moved.posted_at <= u.instant
-          group by u.instant
+        ), taken as (
+          select posted_at,
+            greatest(0, -coalesce(sum(amount_micros) filter (where kind in ('refunded', 'refund_failed')) over w, 0))
+            + greatest(0, -coalesce(sum(amount_micros) filter (where kind in ('disputed', 'dispute_closed')) over w, 0))
+            - coalesce(sum(amount_micros) filter (where kind = 'debited') over w, 0) as micros
+          from moved window w as (order by posted_at range between unbounded preceding and current row)
+        ), balances as (
+          (select $2::timestamptz as at, balance_after_micros from entry
+            where account_id = $1 and day <= $3 and posted_at <= $2 order by entry_number desc limit 1)
+          union all
+          select posted_at, balance_after_micros from entry where account_id = $1 and day >= $3 and posted_at > $2
         )
-        select (select micros from reversed where instant = 'infinity')::bigint,
-          (coalesce((select balance_after_micros from entry where account_id = $1 and day <= $3 and posted_at <= $2
-            order by entry_number desc limit 1), 0) + (select micros from reversed where instant = $2))::bigint
+        select
+          coalesce((select micros from taken order by posted_at desc limit 1), 0)::bigint,
+          coalesce(max(b.balance_after_micros + coalesce(
+            (select micros from taken t where t.posted_at <= b.at order by t.posted_at desc limit 1), 0)), 0)::bigint
+        from balances b
         """,
         account_id,
-        then_us,
-        day_of(then_us),
+        since_us,
+        day_of(since_us),
     )
     assert row is not None
     return OwnUse(*row)
