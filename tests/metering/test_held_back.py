@@ -1,6 +1,7 @@
 """What metering keeps back of an account: it is told to whoever wants to delete the account's resources."""
 
 from dataclasses import replace
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,9 @@ from services.metering.store.contradictions import close_contradiction
 from services.metering.store.held_back import HeldBack, load_held_back
 from shared.clock import DAY_US, HOUR_US
 from shared.db import transaction
+from shared.dead_letters import DeadRecord, insert_dead_letters
+from shared.kafka import Record
+from shared.topics import LIFECYCLE
 from tests.metering.meter import START_US, Meter, lifecycle, usage
 
 
@@ -74,6 +78,37 @@ async def test_a_dead_letter_is_told_of_whom_it_names_in_any_way(meter: Meter, v
     assert len(meter.dead) == 1
     assert [item.kind for item in await held_back(meter)] == ["dead"]
     assert await held_back(meter, "other") == []
+
+
+async def test_a_long_dead_letter_is_read_to_its_end(meter: Meter) -> None:
+    """With labels in Vietnamese, say: its tenant stood after them, and was not seen."""
+    await meter.take(lifecycle("container.created", "ctr-1", START_US, gpu_sku="a30", gpu_count=1))
+    label = "Bản quyền của khách hàng "
+    await meter.take(f'{{"labels": "{label * 2000}", "data": {{"tenant_id": "acme"}}}}'.encode())
+    assert [item.kind for item in await held_back(meter)] == ["dead"]
+    assert await held_back(meter, "other") == []
+
+
+@pytest.mark.parametrize("subject", [b"ctr-1", b"%63tr-1", b"vn/ctr-1"])
+async def test_a_dead_letter_that_names_whom_it_concerns_in_its_headers_is_told(meter: Meter, subject: bytes) -> None:
+    await meter.take(lifecycle("container.created", "ctr-1", START_US, gpu_sku="a30", gpu_count=1))
+    headers = (("ce_specversion", b"1.0"), ("ce_type", b"container.stopped"), ("ce_subject", subject), ("odd", None))
+    record = Record(LIFECYCLE, UUID(int=7), 0, 99, None, b'{"region": "vn"}', headers)
+    async with transaction(meter.pool) as connection:
+        await insert_dead_letters(connection, [DeadRecord(record, "invalid", "no tenant")], meter.clock.now_us())
+    assert [(item.kind, item.resource_id) for item in await held_back(meter)] == [("dead", "ctr-1")]
+    assert await held_back(meter, "other") == []
+
+
+async def test_dead_letters_too_long_to_be_looked_through_are_a_doubt_about_everybody(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.metering.store.held_back.BYTES_MAX", 30_000)
+    await meter.take(b"x" * 25_000)
+    assert await held_back(meter, "other") == []
+    await meter.take(b"x" * 25_000)
+    [item] = await held_back(meter, "other")
+    assert (item.kind, "replay or close" in item.reason) == ("dead", True)
 
 
 async def test_dead_letters_that_nobody_can_look_through_are_a_doubt_about_everybody(

@@ -1,17 +1,20 @@
 """SQL of what metering keeps back of an account: what was said of it, and is not in its charges."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
+from urllib.parse import unquote_to_bytes
+
+import orjson
 
 from services.metering.rules.named import find_names
 from services.metering.store.contradictions import OF_HISTORY
 from shared.db import Connection
 from shared.topics import LIFECYCLE, USAGE
 
-# A larger dead letter is nobody's event.
-READ_BYTES_MAX: Final = 16 * 1024
-# More of them than can be looked through are a doubt about everybody.
+# More dead letters than can be looked through, or a larger one, are a doubt about everybody.
 LETTERS_MAX: Final = 2_000
+BYTES_MAX: Final = 4 * 1024 * 1024
 
 HeldBackKind = Literal["parked", "pending", "contradiction", "dead"]
 
@@ -56,19 +59,19 @@ async def load_held_back(connection: Connection, region: str, tenant_id: str, li
 
 
 async def _load_dead(connection: Connection, region: str, tenant_id: str) -> list[HeldBack]:
+    topics = [LIFECYCLE, USAGE]
+    count, size = await _measure(connection, topics)
+    if count > LETTERS_MAX or size > BYTES_MAX:
+        reason = f"{count} dead letters of {size} bytes, too many to tell whom they concern: replay or close them"
+        return [HeldBack("dead", "many", None, reason)]
     rows = await connection.fetch(
         """
-        select dead_id, reason, key, value from dead_letter
-        where replayed_at is null and topic = any($1::text[]) and octet_length(value) <= $2 order by dead_id limit $3
+        select dead_id, reason, key, value, headers from dead_letter
+        where replayed_at is null and topic = any($1::text[]) order by dead_id
         """,
-        [LIFECYCLE, USAGE],
-        READ_BYTES_MAX,
-        LETTERS_MAX + 1,
+        topics,
     )
-    if len(rows) > LETTERS_MAX:
-        reason = f"more than {LETTERS_MAX} dead letters, too many to tell whom they concern: replay or close them"
-        return [HeldBack("dead", "many", None, reason)]
-    names = {row["dead_id"]: find_names((row["key"], row["value"])) for row in rows}
+    names = {row["dead_id"]: find_names((row["key"], row["value"], *_header_values(row["headers"]))) for row in rows}
     owned = {
         row[0]
         for row in await connection.fetch(
@@ -83,3 +86,20 @@ async def _load_dead(connection: Connection, region: str, tenant_id: str) -> lis
         for row in rows
         if tenant_id in names[row["dead_id"]] or names[row["dead_id"]] & owned
     ]
+
+
+def _header_values(headers: str) -> list[bytes]:
+    """What headers say: a CloudEvent in binary mode has its names there, percent-encoded."""
+    return [unquote_to_bytes(bytes.fromhex(value)) for _, value in orjson.loads(headers) if value is not None]
+
+
+async def _measure(connection: Connection, topics: Sequence[str]) -> tuple[int, int]:
+    row = await connection.fetchrow(
+        """
+        select count(*), coalesce(sum(octet_length(value)), 0)::bigint from dead_letter
+        where replayed_at is null and topic = any($1::text[])
+        """,
+        topics,
+    )
+    assert row is not None
+    return row[0], row[1]
