@@ -48,6 +48,11 @@ def held_up(cause: str, region: str = "vn") -> float:
             "metering keeps back: parked platform/vn/evt-9 (too_old) of ctr-1",
         ),
         (
+            lambda world: world.metering.charged.update({"ctr-9": ("acme", None), "vol-1": ("acme", None)}),
+            lambda world: world.metering.charged.pop("ctr-9"),
+            "metering charges the account for 1 resources that are not known here: ctr-9",
+        ),
+        (
             lambda world: setattr(world.payment, "down", True),
             lambda world: setattr(world.payment, "down", False),
             "payment is out of reach",

@@ -15,6 +15,7 @@ from services.enforcement.rules.deletion import Case
 from services.enforcement.rules.guards import Evidence
 from services.enforcement.store.accounts import load_versions
 from services.enforcement.store.halts import load_halts_of
+from services.enforcement.store.resources import load_live_ids
 from shared.db import transaction
 from shared.ids import shard_of
 
@@ -73,7 +74,10 @@ class Survey:
         metering = None if surveyed.metering is None else surveyed.metering.seen_of(shard)
         balance = surveyed.balance.seen_of(shard)
         payments = await _or_none(self._neighbours.payment.load_open(case.key)) if surveyed.pays else None
-        held_back = None if metering is None else await _or_none(self._neighbours.metering.load_held_back(case.key))
+        held_back = charged = None
+        if metering is not None:
+            held_back = await _or_none(self._neighbours.metering.load_held_back(case.key))
+            charged = await _or_none(self._neighbours.metering.list_charged(case.key))
         deadline = asyncio.get_running_loop().time() + POSTING_SECONDS_MAX
         while metering is not None and balance.seq < metering.seq and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
@@ -84,6 +88,7 @@ class Survey:
         async with transaction(self._enforce.pool) as connection:
             versions = await load_versions(connection, [case.key])
             halts = await load_halts_of(connection, case.key.region)
+            live = await load_live_ids(connection, case.key)
         return Evidence(
             asked_at_us=asked_at_us,
             account=None if answer is None else answer.to_account(),
@@ -95,6 +100,7 @@ class Survey:
             unseen_records=surveyed.unseen_records,
             halts=halts,
             held_back=held_back,
+            unknown=None if charged is None else tuple(sorted(charged - live)),
         )
 
     async def _survey(self) -> _Surveyed:

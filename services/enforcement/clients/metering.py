@@ -116,19 +116,24 @@ class MeteringClient:
 
     async def list_running(self, keys: Sequence[AccountKey]) -> list[ChargedRun]:
         """The containers that accounts are charged for and that run. Raises OutOfReachError."""
-        body: dict[str, Any] = {"accounts": [key._asdict() for key in keys], "running": True}
-        found: list[ChargedRun] = []
+        return [
+            ChargedRun(
+                AccountKey(item.region, item.tenant_id), item.resource_id, RunKey(item.run.source, item.run.event_id)
+            )
+            for item in await self._list_charged(keys, running=True)
+            if item.run is not None
+        ]
+
+    async def list_charged(self, key: AccountKey) -> frozenset[str]:
+        """The resources that an account is charged for. Raises OutOfReachError."""
+        return frozenset(item.resource_id for item in await self._list_charged([key], running=False))
+
+    async def _list_charged(self, keys: Sequence[AccountKey], *, running: bool) -> list[_Charged]:
+        body: dict[str, Any] = {"accounts": [key._asdict() for key in keys], "running": running}
+        found: list[_Charged] = []
         while True:
             page = await self._asker.ask(_ChargedPage, "POST", "/v1/charged-resources", body=body)
-            found += [
-                ChargedRun(
-                    AccountKey(item.region, item.tenant_id),
-                    item.resource_id,
-                    RunKey(item.run.source, item.run.event_id),
-                )
-                for item in page.resources
-                if item.run is not None
-            ]
+            found += page.resources
             if page.next is None:
                 return found
             body["after"] = page.next.model_dump()

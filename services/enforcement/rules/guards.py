@@ -14,6 +14,8 @@ from shared.clock import HOUR_US, SECOND_US, format_instant
 
 # As balance has it: orders that nobody tried to pay delay a deletion by no more than this, all together.
 UNATTEMPTED_DELAY_US = 2 * HOUR_US
+# So many of what is not known are named.
+NAMED_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Evidence:
     unseen_records: int | None = None  # of our own topics, published before the question and not applied yet
     halts: tuple[str, ...] = ()  # why an operator must confirm first
     held_back: tuple[str, ...] | None = None  # what metering was told of the account and has not charged by
+    unknown: tuple[str, ...] | None = None  # what metering charges the account for and our own books lack
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +226,15 @@ def _other_since(case: Case, evidence: Evidence, _bounds: Bounds) -> str | None:
     return "the account is below zero since another instant"
 
 
+def _charged_unknown(_case: Case, evidence: Evidence, _bounds: Bounds) -> str | None:
+    if evidence.metering is None or evidence.unknown == ():
+        return None
+    if evidence.unknown is None:
+        return "metering does not say what it charges the account for"
+    named = ", ".join(evidence.unknown[:NAMED_MAX])
+    return f"metering charges the account for {len(evidence.unknown)} resources that are not known here: {named}"
+
+
 def _not_own_use(_case: Case, evidence: Evidence, _bounds: Bounds) -> str | None:
     own_micros = evidence.without_reversals_micros
     if own_micros is not None and own_micros < 0:
@@ -247,6 +259,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard("metering-halted", "region", _metering_halted),
     Guard("metering-lag", "region", _metering_lags),
     Guard("held-back", "case", _held_back),
+    Guard("charged", "case", _charged_unknown),
     Guard("payment-clock", "region", _payment_clock),
     Guard("open-payments", "case", _money_on_its_way),
     Guard(UNTRIED_ORDERS, "case", _untried_orders),

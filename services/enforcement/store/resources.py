@@ -79,6 +79,14 @@ async def load_live(connection: Connection, key: AccountKey) -> list[Resource]:
     return [_resource(row) for row in rows]
 
 
+async def load_live_ids(connection: Connection, key: AccountKey) -> set[str]:
+    """The names of what `load_live` gives, whether or not it can be read."""
+    rows = await connection.fetch(
+        "select resource_id from resource where (region, tenant_id) = ($1, $2) and created and not deleted", *key
+    )
+    return {row["resource_id"] for row in rows}
+
+
 async def save_resources(connection: Connection, resources: Sequence[Resource]) -> None:
     if not resources:
         return

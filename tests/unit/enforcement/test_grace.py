@@ -105,6 +105,7 @@ class Pair:
             PaymentsSeen(self.now_us, ()),
             0,
             held_back=(),
+            unknown=(),
         )
 
     def _remind(self) -> None:

@@ -37,7 +37,7 @@ DEBTOR = Account(ACME, 7, "negative", -5, SINCE_US)
 BALANCE = BalanceSeen(NOW_US, 3, None)
 METERING = MeteringSeen(NOW_US, 3, NOW_US - LAG_US, None)
 PAYMENTS = PaymentsSeen(NOW_US, ())
-AGREED = Evidence(NOW_US, DEBTOR, 7, -1, BALANCE, METERING, PAYMENTS, 0, (), ())
+AGREED = Evidence(NOW_US, DEBTOR, 7, -1, BALANCE, METERING, PAYMENTS, 0, (), (), ())
 
 
 def account(**changes: object) -> Callable[[Evidence], Evidence]:
@@ -75,6 +75,8 @@ DOUBTS: list[tuple[str, Callable[[Evidence], Evidence]]] = [
     ("metering-lag", metering(through_us=NOW_US - LAG_US - 1)),
     ("held-back", evidence(held_back=None)),
     ("held-back", evidence(held_back=("parked platform/vn/evt-9 (too_old) of ctr-1",))),
+    ("charged", evidence(unknown=None)),
+    ("charged", evidence(unknown=("ctr-9",))),
     ("payment-clock", evidence(payments=None)),
     ("payment-clock", payments(now_us=NOW_US - SKEW_US - 1)),
     ("open-payments", payments(open=(OpenPayment("payment stripe:pi_1", attempted=True, asked=True),))),
