@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -37,8 +38,10 @@ from shared.topics import (
     TOPICS,
     ensure_topics,
 )
+from tests.conftest import MakeDatabase
 from tests.support.databases import Databases
 from tests.support.eventually import eventually
+from tests.system.cluster import run_program
 
 NOW = "2026-11-01T08:00:00Z"
 STREAM = 5
@@ -334,3 +337,23 @@ def test_a_service_is_named_by_an_identifier() -> None:
     record = Record(SERVICE_EVENTS, uuid.UUID(int=1), 0, 0, None, orjson.dumps({**event, "specversion": "1.0"}), ())
     with pytest.raises(RecordError, match="service"):
         read_service_event(record)
+
+
+async def test_a_dump_that_is_put_back_in_place_is_another_database(
+    make_database: MakeDatabase, tmp_path: Path
+) -> None:
+    """Nothing was published since, so that its own topics do not say it."""
+    owner_url, _ = await make_database("payment")
+
+    async def identity() -> str:
+        connection = await asyncpg.connect(owner_url)
+        try:
+            return str(await connection.fetchval("select database_identity()"))
+        finally:
+            await connection.close()
+
+    before, dump = await identity(), str(tmp_path / "dump")
+    await asyncio.to_thread(run_program, "pg_dump", "--format=custom", f"--file={dump}", owner_url)
+    assert await identity() == before
+    await asyncio.to_thread(run_program, "pg_restore", "--clean", f"--dbname={owner_url}", "--exit-on-error", dump)
+    assert await identity() != before
