@@ -45,6 +45,7 @@ from shared.consumer import OffsetConsumer
 from shared.db import SHARED_MIGRATIONS, Pool, ensure_partitions, migrate, open_pool, transaction
 from shared.garbage import collect_seldom
 from shared.http import create_api, dead_letter_routes, serve, set_aside_routes
+from shared.http_client import open_http_client
 from shared.kafka import open_producer
 from shared.log import configure_logging, get_logger
 from shared.outbox import Relay, keep_topic_layout
@@ -105,7 +106,7 @@ async def run_service() -> None:
     relay = Relay(pool, producer, clock, topic_prefix=settings.topic_prefix, partitions=partitions)
     try:
         await _notice_restore(settings, own, pool, clock, relay)
-        async with httpx.AsyncClient(base_url=MeteringSettings().url, timeout=10) as metering:
+        async with open_http_client(10, MeteringSettings().url) as metering:
             await _wire(settings, own, pool, clock, relay, metering).run()
     finally:
         await producer.stop()

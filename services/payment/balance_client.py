@@ -10,6 +10,7 @@ import httpx
 from services.payment.store.orders import StoredOrder
 from shared.clock import format_instant, parse_instant
 from shared.errors import Refusal, TransientFault
+from shared.http_client import open_http_client
 
 TIMEOUT_SECONDS = 5
 
@@ -133,4 +134,4 @@ def _detail(answer: httpx.Response) -> str:
 
 
 def open_client(url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS)
+    return open_http_client(TIMEOUT_SECONDS, url)

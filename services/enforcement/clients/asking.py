@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from services.enforcement import metrics
 from shared.errors import TransientFault
+from shared.http_client import open_http_client
 
 TIMEOUT_SECONDS = 5
 
@@ -108,4 +109,4 @@ def _refusal(response: httpx.Response) -> RefusedError:
 
 
 def open_client(url: str) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=url, timeout=TIMEOUT_SECONDS)
+    return open_http_client(TIMEOUT_SECONDS, url)

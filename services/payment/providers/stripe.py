@@ -53,6 +53,7 @@ from services.payment.rules.stripe_objects import (
 from services.payment.settings import PaymentSettings
 from shared.clock import HOUR_US, MINUTE_US, SECOND_US
 from shared.errors import Refusal, TransientFault
+from shared.http_client import bound_client
 
 RETURN_PATH: Final = "/return/stripe"
 ORDER_PATH: Final = "/orders"
@@ -125,6 +126,7 @@ def open_stripe(settings: PaymentSettings) -> "StripeProvider | None":
     # The library logs what Stripe says of a wrong parameter, and that repeats what was sent: an address, say.
     logging.getLogger("stripe").setLevel(logging.CRITICAL)
     http = stripe.HTTPXClient(timeout=settings.stripe_timeout_seconds)
+    bound_client(http._client_async, settings.stripe_timeout_seconds)  # noqa: SLF001 - the library offers no other way
     client = stripe.StripeClient(
         settings.stripe_secret_key.get_secret_value(),
         base_addresses={"api": settings.stripe_api_base},

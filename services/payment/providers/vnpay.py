@@ -51,6 +51,7 @@ from services.payment.rules.vnpay_signature import (
 from services.payment.settings import PaymentSettings
 from shared.clock import Clock
 from shared.errors import TransientFault
+from shared.http_client import open_http_client
 
 RETURN_PATH: Final = "/return/vnpay"
 
@@ -85,7 +86,7 @@ def open_vnpay(settings: PaymentSettings, clock: Clock) -> "VnpayProvider | None
     return VnpayProvider(
         VnpayKeys(settings.vnpay_tmn_code, secrets),
         clock,
-        httpx.AsyncClient(timeout=settings.vnpay_timeout_seconds),
+        open_http_client(settings.vnpay_timeout_seconds),
         pay_url=settings.vnpay_pay_url,
         api_url=settings.vnpay_api_url,
     )
