@@ -10,6 +10,8 @@ from services.payment.app.registrations import Registrations
 from services.payment.providers import ProviderRefusal
 from services.payment.rules.conversion import Rate, convert, format_rate, parse_rate
 from services.payment.rules.facts import Attempted, Money
+from services.payment.store.asking import UNTRIED_MAX
+from services.payment.store.orders import StoredOrder
 from services.payment.store.restores import mark_open_orders
 from shared.clock import DAY_US, HOUR_US, SECOND_US
 from shared.db import transaction
@@ -219,3 +221,34 @@ async def test_an_order_that_balance_fails_over_holds_up_no_registration_after_a
     while await registrations.register_due():
         pass
     assert sorted(shop.balance.registered) == orders
+
+
+async def test_no_more_orders_wait_than_can_be_asked_about(shop: Shop) -> None:
+    """21 orders that nobody tried to pay held up a deletion for ever: the last ones were never asked about."""
+    made = await asyncio.gather(*(shop.order() for _ in range(UNTRIED_MAX + 10)), return_exceptions=True)
+    orders = [order for order in made if isinstance(order, StoredOrder)]
+    refused = [error for error in made if isinstance(error, Refusal)]
+    assert (len(orders), {(error.code, error.status) for error in refused}) == (
+        UNTRIED_MAX,
+        {("too-many-open-orders", 429)},
+    )
+    assert (await shop.order(tenant_id="other")).state == "pending"
+    await shop.receive("evt_1", paid(orders[0]), order=orders[0])
+    await shop.order()
+    await refuses(shop, "too-many-open-orders")
+
+
+async def test_balance_is_told_of_a_payment_that_it_does_not_hear_of(shop: Shop) -> None:
+    """What we publish is late: a deletion must not be consented to meanwhile."""
+    order, credited = await shop.order(), await shop.order()
+    for number, each in enumerate((order, credited)):
+        await shop.receive(f"evt_{number}", paid(each, f"stripe:pi_{number}"), order=each)
+    assert await shop.service.upkeep.register_attempts() == 0, "it has a second to tell of its credit"
+    payment_id = (await shop.service.topups.load(credited.order_id)).payment_id
+    assert payment_id is not None
+    await shop.acknowledge(payment_id)
+    shop.clock.set(shop.clock.now_us() + SECOND_US)
+    assert await shop.service.upkeep.register_attempts() == 1
+    assert shop.balance.registered[order.order_id]["attempted"] is True
+    assert shop.balance.registered[credited.order_id]["attempted"] is False
+    assert await shop.service.upkeep.register_attempts() == 0

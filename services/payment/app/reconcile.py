@@ -18,6 +18,7 @@ from services.payment.rules.decision import Outcome
 from services.payment.rules.facts import Expired, Fact, Paid
 from services.payment.rules.reconciliation import FIRST_ASK_US, RETRY_US, Asking, closes_at_us, next_ask_us
 from services.payment.store.asking import (
+    UNTRIED_MAX,
     claim_due_orders,
     load_recent_orders,
     load_untried_orders,
@@ -57,8 +58,6 @@ class Difference:
 
 # After these nobody knows what became of an order.
 _UNANSWERED: frozenset[DifferenceKind] = frozenset({"provider-unreachable", "provider-refused", "failed"})
-# So many of an account's orders are asked about before its deletion; more of them are not asked about.
-UNTRIED_MAX = 20
 _HEALED: Mapping[Outcome, DifferenceKind] = {"applied": "healed", "mismatched": "queued", "queued": "queued"}
 
 

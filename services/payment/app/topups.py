@@ -15,6 +15,7 @@ from services.payment.rules.conversion import RATE_ONE_E12, check_limits, check_
 from services.payment.rules.currencies import check_payable
 from services.payment.rules.facts import Declined, Money
 from services.payment.rules.told import failure_as_told
+from services.payment.store.asking import UNTRIED_MAX, load_untried_orders, lock_orders_of
 from services.payment.store.orders import (
     NewOrder,
     StoredOrder,
@@ -182,6 +183,7 @@ class TopUps:
         """A new order, or one that a restore lost, with its terms and its failure as far as they are known."""
         credited = next((payment for payment in paid if payment.credit_micros is not None), None)
         if credited is None:
+            await self._check_open(connection, request)
             order = await self._agree(connection, request)
         else:
             order = self._agree_as_paid(request, credited)
@@ -192,6 +194,19 @@ class TopUps:
             cause = Cause(order.provider, "told before the restore")
             await self._applier.silent.apply_facts(connection, [failure], cause)
         return await self._reload(connection, request.order_id)
+
+    async def _check_open(self, connection: Connection, request: TopUpRequest) -> None:
+        """Raise Refusal where the account has as many orders that nobody tried to pay as can be asked about.
+
+        Before its deletion each of them is asked about: more of them would hold it up for ever.
+        """
+        if request.idempotency_key.startswith(AUTOMATIC_KEYS):
+            return
+        await lock_orders_of(connection, request.region, request.tenant_id)
+        if len(await load_untried_orders(connection, request.region, request.tenant_id, UNTRIED_MAX)) < UNTRIED_MAX:
+            return
+        detail = f"{UNTRIED_MAX} orders of the account wait to be paid; pay one of them, or wait until one has expired"
+        raise Refusal("too-many-open-orders", detail, status=429)
 
     async def _reload(self, connection: Connection, order_id: str) -> StoredOrder:
         found = await load_order(connection, order_id)

@@ -4,6 +4,9 @@ from services.payment.providers import ProviderName
 from services.payment.store.orders import ORDER_COLUMNS, StoredOrder
 from shared.db import Connection
 
+# So many orders that nobody tried to pay an account may have: each is asked about before a deletion.
+UNTRIED_MAX = 20
+
 
 async def claim_due_orders(
     connection: Connection, provider: ProviderName, now_us: int, first_before_us: int, until_us: int, limit: int
@@ -46,6 +49,11 @@ async def load_recent_orders(
         tenant_id,
     )
     return [StoredOrder(*row) for row in rows]
+
+
+async def lock_orders_of(connection: Connection, region: str, tenant_id: str) -> None:
+    """Let an account's new orders come one after another until the end of the transaction."""
+    await connection.execute("select pg_advisory_xact_lock(hashtextextended($1, 4712))", f"orders {region}/{tenant_id}")
 
 
 async def load_untried_orders(connection: Connection, region: str, tenant_id: str, limit: int) -> list[StoredOrder]:

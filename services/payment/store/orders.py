@@ -11,6 +11,7 @@ from services.payment.providers import ProviderName
 from services.payment.rules.decision import OrderState
 from services.payment.rules.facts import Money
 from services.payment.rules.orders import Order
+from shared.clock import SECOND_US
 from shared.db import Connection
 
 
@@ -76,6 +77,8 @@ class StoredOrder(NewOrder):
 
 # What the loop that tells balance of attempts calls an order that it has to leave out (shared.set_aside).
 ATTEMPT_KIND: Final = "attempt"
+# A payment that balance has not credited after so long is told to it by a question of ours.
+UNHEARD_US = SECOND_US
 
 _AGREED = ", ".join(NewOrder.__dataclass_fields__)
 ORDER_COLUMNS = tuple(StoredOrder.__dataclass_fields__)
@@ -208,16 +211,27 @@ async def mark_attempted(connection: Connection, order_id: str) -> None:
 
 
 async def load_unregistered_attempts(connection: Connection, limit: int, now_us: int) -> list[StoredOrder]:
-    """Open orders that were attempted, which balance does not know yet; without those that are set aside."""
+    """Orders whose money may come, which balance does not know yet; without those that are set aside.
+
+    Open ones that were attempted, and those paid a moment ago whose credit balance has not told of: where what we
+    publish is late, this keeps a deletion away.
+    """
     rows = await connection.fetch(
         f"""
-        select {_COLUMNS} from payment_order
-        where attempted and not attempt_registered and state in ('pending', 'mismatched')
-          and order_id not in (select item from set_aside s where kind = '{ATTEMPT_KIND}' and still_held(s, $2))
-        order by order_number limit $1
+        select * from (
+          select {_COLUMNS} from payment_order
+          where attempted and not attempt_registered and state in ('pending', 'mismatched')
+          union all
+          select {", ".join(f"o.{name}" for name in ORDER_COLUMNS)} from payment p join payment_order o using (order_id)
+          where p.credit_micros is not null and p.credited_at is null and p.captured_at <= $3
+            and not o.attempt_registered
+        ) o
+        where o.order_id not in (select item from set_aside s where kind = '{ATTEMPT_KIND}' and still_held(s, $2))
+        order by o.created_at, o.order_id limit $1
         """,  # noqa: S608 - constants
         limit,
         now_us,
+        now_us - UNHEARD_US,
     )
     return [StoredOrder(*row) for row in rows]
 
