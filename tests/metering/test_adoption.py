@@ -1,12 +1,15 @@
 """Adopting from the charge topic on real PostgreSQL: what it refuses, what it costs, and that a half leaves nothing."""
 
+import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
 from services.metering.app.adoption import adopt
+from services.metering.app.restore import settle
 from shared.clock import HOUR_US, MINUTE_US, SECOND_US
 from shared.db import transaction
 from shared.errors import Corruption
@@ -140,3 +143,26 @@ async def test_repeats_on_the_topic_count_once(meter: Meter, empty: Meter) -> No
     empty.clock.set(meter.clock.now_us())
     await take_over(empty, topics)
     assert await empty.charged() == await meter.charged()
+
+
+async def test_a_resource_stays_its_owners_whoever_is_read_first_after_the_restore(meter: Meter, empty: Meter) -> None:
+    """Of two claims the first one wins, and topics that are read again have them in another order."""
+    await live(meter)
+    claims = [
+        lifecycle("container.created", f"ctr-{number}", START_US, tenant_id="stranger", gpu_sku="a30", gpu_count=8)
+        | {"id": f"claim-{number}"}
+        for number in range(6)
+    ]
+    await meter.take(*claims)
+    assert len(await meter.contradictions()) == 6
+    empty.clock.set(meter.clock.now_us())
+    await take_over(empty, await Topics.of(meter))
+    empty.intake.rules = replace(empty.intake.rules, publishes=False)
+    told = [json.loads(line) for line in meter.lines]
+    await empty.take(*reversed(told))
+    async with transaction(empty.pool) as connection:
+        await settle(connection, empty.prices, empty.clock.now_us(), empty.settings.shards)
+    assert await empty.charged() == await meter.charged()
+    owners = "select resource_id, tenant_id from resource order by 1"
+    assert await empty.rows(owners) == await meter.rows(owners)
+    assert sorted(await empty.contradictions()) == sorted(await meter.contradictions())

@@ -23,6 +23,7 @@ from services.metering.store import inventory as inventory_store
 from services.metering.store.contradictions import Contradiction
 from services.metering.store.events import EventKey, WaitingEvent
 from services.metering.store.resources import Resource
+from services.metering.store.restore import load_owners
 from shared.clock import SECOND_US
 from shared.events.lifecycle import LifecycleEvent
 from shared.ids import content_hash, shard_of
@@ -112,13 +113,14 @@ class _Known:
     pending: dict[ResourceKey, list[Incoming]]
     deletions: dict[ResourceKey, list[WaitingDeletion]]
     amendments: dict[EventKey, list[Incoming]]
+    owners: dict[ResourceKey, str]  # who was charged for resources before a restore took their creations away
 
 
 async def apply_lifecycle(work: Work, incoming: Sequence[Incoming], rules: Rules) -> Outcome:
     """Apply events to the resources of the work's locked shards, and what waited for them."""
     if not incoming:
         return Outcome()
-    known = await _load_known(work, incoming)
+    known = await _load_known(work, incoming, is_restoring=not rules.publishes)
     taking = _Taking(work, rules, known, together=True)
     if not taking.take_all(incoming):
         taking = _Taking(work, rules, known, together=False)
@@ -127,7 +129,7 @@ async def apply_lifecycle(work: Work, incoming: Sequence[Incoming], rules: Rules
     return taking.outcome
 
 
-async def _load_known(work: Work, incoming: Sequence[Incoming]) -> _Known:
+async def _load_known(work: Work, incoming: Sequence[Incoming], *, is_restoring: bool) -> _Known:
     created = {item.resource for item in incoming if item.event.type in CREATED}
     pending: dict[ResourceKey, list[Incoming]] = {}
     deletions: dict[ResourceKey, list[WaitingDeletion]] = {}
@@ -143,7 +145,8 @@ async def _load_known(work: Work, incoming: Sequence[Incoming]) -> _Known:
     keys = {item.key for item in items} | {item.target for item in items if item.target is not None}
     waiting_keys = await event_store.load_waiting_fingerprints(work.connection, LIFECYCLE, keys)
     fingerprints = await event_store.load_fingerprints(work.connection, keys)
-    return _Known(fingerprints, waiting_keys, pending, deletions, amendments)
+    owners = await load_owners(work.connection, created - work.resources.keys()) if is_restoring and created else {}
+    return _Known(fingerprints, waiting_keys, pending, deletions, amendments, owners)
 
 
 async def _load_amendments(work: Work, targets: Collection[EventKey]) -> dict[EventKey, list[Incoming]]:
@@ -220,7 +223,7 @@ class _Taking:
         if not item.waited and self._is_known(item):
             return []
         unreadable = item.resource in self._work.unreadable
-        decision = Decision("dead", "resource_unreadable") if unreadable else self._decide(item)
+        decision = Decision("dead", "resource_unreadable") if unreadable else self._decide_as_before(item)
         self._note(item, decision)
         if decision.outcome != "apply":
             return []
@@ -239,6 +242,16 @@ class _Taking:
         else:
             self._bury(item, Decision("conflict", "same_id_other_content"))
         return True
+
+    def _decide_as_before(self, item: Incoming) -> Decision:
+        """Refuse a creation by whom a restored metering had refused it: another was charged for the resource.
+
+        Of two claims the first wins, and a topic that is read again has them in any order.
+        """
+        owner = self._known.owners.get(item.resource)
+        if item.event.type in CREATED and owner is not None and owner != item.event.data.tenant_id:
+            return Decision("conflict", "other_tenant")
+        return self._decide(item)
 
     def _decide(self, item: Incoming) -> Decision:
         claimed = self._applied.get(item.key)

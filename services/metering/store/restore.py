@@ -1,9 +1,10 @@
 """SQL of a restore that is being settled."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import asyncpg
 
+from services.metering.rules.prices import GPU, STORAGE
 from services.metering.rules.restore import Charged, ChargeKey
 from shared.db import Connection
 
@@ -41,6 +42,21 @@ async def load_charged(connection: Connection, shard: int) -> dict[ChargeKey, Ch
         shard,
     )
     return dict(map(_charged, rows))
+
+
+async def load_owners(connection: Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Which tenant alone was charged for these (region, resource id) before a restore; others are left out."""
+    rows = await connection.fetch(
+        """
+        select c.region, c.resource_id, min(c.tenant_id) as tenant_id from restore_charged c
+        join unnest($1::text[], $2::text[]) k(region, resource_id) using (region, resource_id)
+        where c.kind = any($3::text[]) group by c.region, c.resource_id having count(distinct c.tenant_id) = 1
+        """,
+        [key[0] for key in keys],
+        [key[1] for key in keys],
+        [GPU, STORAGE],
+    )
+    return {(row["region"], row["resource_id"]): row["tenant_id"] for row in rows}
 
 
 def _charged(row: asyncpg.Record) -> tuple[ChargeKey, Charged]:
