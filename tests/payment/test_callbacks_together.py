@@ -93,7 +93,7 @@ async def test_one_that_cannot_be_written_fails_alone(shop: Shop) -> None:
 
 
 async def test_two_processes_that_take_the_same_in_opposite_orders_credit_each_once(shop: Shop) -> None:
-    orders = [await shop.order() for _ in range(40)]
+    orders = [await shop.order(tenant_id=f"t{number % 4}") for number in range(40)]
     notices = [
         Notice(f"evt_{number}", "test", "vn", order.order_id, (paid(order, f"stripe:pi_{number}"),))
         for number, order in enumerate(orders)
