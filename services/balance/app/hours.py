@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from services.balance.app.readers import Readers
 from services.balance.rules.hours import Sums, add_share, hour_of
 from services.balance.store.accounts import Account, load_account
 from services.balance.store.hour_reading import (
@@ -23,6 +24,8 @@ from shared.csv_text import BYTE_ORDER_MARK, format_csv
 from shared.db import Connection, Pool
 from shared.errors import Refusal
 
+# Reading a large account's history costs processor time and a connection, which postings need.
+READERS_MAX = 2
 _CSV_ROWS = 5000
 _CSV_HEADER = ("hour", "resource_id", "kind", "slots", "amount_micros", "open")
 
@@ -78,13 +81,14 @@ class Hours:
     def __init__(self, pool: Pool, clock: Clock) -> None:
         self._pool = pool
         self._clock = clock
+        self._readers = Readers(READERS_MAX)
 
     async def page(
         self, region: str, tenant_id: str, from_us: int | None, to_us: int | None, after: Place | None, limit: int
     ) -> Page:
         """A page, as of the moment of the first one. Raises Refusal."""
         key = None if after is None else after.key
-        async with self._snapshot() as connection:
+        async with self._snapshot(region, tenant_id) as connection:
             account = await _require(connection, region, tenant_id)
             interval = self._interval(account, from_us, to_us)
             part = await load_open_part(connection, account.shard) if after is None else after.moment
@@ -104,7 +108,7 @@ class Hours:
 
     async def charged(self, region: str, tenant_id: str, resource_id: str) -> Charged:
         """All that was posted of one resource, up to the last batch of its shard. Raises Refusal."""
-        async with self._snapshot() as connection:
+        async with self._snapshot(region, tenant_id) as connection:
             account = await _require(connection, region, tenant_id)
             part = await load_open_part(connection, account.shard)
             seq = await load_position(connection, account.shard)
@@ -121,7 +125,7 @@ class Hours:
         What is closed stands for ever, and where it ends is read once: so no transaction stays open while a slow
         reader takes his time, and yet the rows are those of one moment.
         """
-        async with self._snapshot() as connection:
+        async with self._snapshot(region, tenant_id) as connection:
             account = await _require(connection, region, tenant_id)
             part = await load_open_part(connection, account.shard)
         head = (BYTE_ORDER_MARK if bom else b"") + format_csv([_CSV_HEADER])
@@ -134,7 +138,7 @@ class Hours:
         after: RowKey | None = None
         closed_to_us = min(interval.to_us, part.from_us)
         while True:
-            async with self._snapshot() as connection:
+            async with self._snapshot(account.region, account.tenant_id) as connection:
                 rows = await load_hours(
                     connection, account.account_id, interval.from_us, closed_to_us, after, _CSV_ROWS
                 )
@@ -143,15 +147,16 @@ class Hours:
             if len(rows) < _CSV_ROWS:
                 break
             after = _key(rows[-1])
-        async with self._snapshot() as connection:
+        async with self._snapshot(account.region, account.tenant_id) as connection:
             live = await self._load_live(connection, account, part, interval)
         if live:
             yield format_csv(_csv_rows(live))
 
     @asynccontextmanager
-    async def _snapshot(self) -> AsyncIterator[Connection]:
+    async def _snapshot(self, region: str, tenant_id: str) -> AsyncIterator[Connection]:
         """One moment of the database: an hour that is closed meanwhile must not be seen twice, or not at all."""
         async with (
+            self._readers.one_of((region, tenant_id)),
             self._pool.acquire(timeout=30) as connection,
             connection.transaction(isolation="repeatable_read", readonly=True),
         ):

@@ -1,0 +1,44 @@
+"""Places of readers: so many at once, and one of each account, that what is written and others' pages do not wait."""
+
+import asyncio
+from collections.abc import AsyncIterator, Hashable
+from contextlib import asynccontextmanager
+from weakref import WeakValueDictionary
+
+from shared.errors import Refusal
+
+WAIT_SECONDS_MAX = 10.0
+
+
+class Readers:
+    """`most` readers have a place at once; those of one account come one after another."""
+
+    def __init__(self, most: int) -> None:
+        self._places = asyncio.Semaphore(most)
+        self._accounts: WeakValueDictionary[Hashable, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def one_of(self, account: Hashable) -> AsyncIterator[None]:
+        """A place for a reader of an account. Raises Refusal where there is none for long."""
+        lock = self._accounts.setdefault(account, asyncio.Lock())
+        try:
+            async with asyncio.timeout(WAIT_SECONDS_MAX):
+                await lock.acquire()
+        except TimeoutError as error:
+            raise _busy() from error
+        try:
+            try:
+                async with asyncio.timeout(WAIT_SECONDS_MAX):
+                    await self._places.acquire()
+            except TimeoutError as error:
+                raise _busy() from error
+            try:
+                yield
+            finally:
+                self._places.release()
+        finally:
+            lock.release()
+
+
+def _busy() -> Refusal:
+    return Refusal("busy", "too many read this account's history at once; try again in a few seconds", status=503)
