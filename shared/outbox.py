@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import time
 import weakref
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,9 +33,11 @@ from shared.db import (
     is_transient,
     unbound_session,
 )
-from shared.errors import TransientFault
+from shared.errors import Corruption, TransientFault
 from shared.kafka import RenewableProducer
 from shared.log import get_logger
+from shared.set_aside import release, set_aside
+from shared.topics import MESSAGE_BYTES_MAX
 
 logger = get_logger(__name__)
 
@@ -51,6 +53,11 @@ _CHANNEL: Final = "tollkeeper_outbox"
 _STAND_BY_SECONDS = 1.0
 # Often enough that no time-out of the server ends the session of a relay that waits for the broker.
 _PULSE_SECONDS = 2.0
+# A message's headers and its frame have room beside it.
+VALUE_BYTES_MAX = MESSAGE_BYTES_MAX - 64 * 1024
+# The kind of streams that stand at a message which can't be sent, and how long before they are tried again.
+STANDING_KIND = "outbox"
+STANDING_SECONDS = 30.0
 
 OLDEST_UNPUBLISHED = Gauge(
     "tollkeeper_outbox_oldest_unpublished_seconds", "How long the stream that stands longest has not moved"
@@ -72,6 +79,7 @@ async def insert_messages(connection: Connection, rows: Sequence[tuple[int, Mess
     """Append messages with the sequence numbers that the caller took while holding their streams' head rows."""
     if not rows:
         return
+    _check_sizes(message for _, message in rows)
     call_after_commit(connection, wake_relays)
     day = day_of(now_us)
     await connection.execute(
@@ -98,6 +106,7 @@ async def append_messages(connection: Connection, messages: Iterable[Message], n
         rows.append((counts[message.stream], message))
     if not rows:
         return
+    _check_sizes(message for _, message in rows)
     call_after_commit(connection, wake_relays)
     streams = sorted(counts)
     await connection.execute(
@@ -124,6 +133,13 @@ async def append_messages(connection: Connection, messages: Iterable[Message], n
         [message.value for _, message in rows],
         [message.content_type for _, message in rows],
     )
+
+
+def _check_sizes(messages: Iterable[Message]) -> None:
+    """Raise Corruption for what no broker would take: its stream would stand there for ever."""
+    for message in messages:
+        if len(message.value) + len(message.key or b"") > VALUE_BYTES_MAX:
+            raise Corruption(f"a message of {len(message.value)} bytes for {message.topic} can't be published")
 
 
 # The offset after the last message, by topic and partition.
@@ -179,6 +195,9 @@ class Relay:
         self._dropped_day: object = None
         self._progress = _Progress()
         self._producer_failed = False
+        # Streams that stand at a message which can't be sent, with the item that says so, until they are tried again.
+        self._standing: dict[int, str] = {}
+        self._try_again_at = 0.0
         _relays.add(self)
 
     def wake(self) -> None:
@@ -232,7 +251,9 @@ class Relay:
             await unbound_session(connection)
         except Exception as error:
             # A session that is gone holds no lock, and one of which nobody knows may hold it.
-            connection.terminate()
+            with contextlib.suppress(asyncpg.InterfaceError):
+                # One that was lost has left the pool already; what ended it is to be told, and not this.
+                connection.terminate()
             if not is_transient(error):
                 raise
 
@@ -267,13 +288,43 @@ class Relay:
             logger.info("outbox.partitions_dropped", partitions=dropped)
 
     async def publish_batch(self, connection: Connection) -> int:
-        """Send what is past the cursors and move them; answer how many messages were sent."""
-        rows = await self._load_unpublished(connection)
-        if not rows:
-            return 0
-        offsets = await self._keep_alive(connection, self._send(rows))
-        await self._mark(connection, rows, offsets)
-        return len(rows)
+        """Send what is past the cursors and move them; answer how many messages were sent or found to be unsendable.
+
+        A stream stands at a message that can't be sent, for what follows it must not come before it; others go on.
+        """
+        loaded = await self._load_unpublished(connection)
+        faults = self._find_faults(loaded)
+        await self._note_standing(connection, loaded, faults)
+        rows = [row for row in loaded if row["stream"] not in faults or row["seq"] < faults[row["stream"]].seq]
+        if rows:
+            offsets = await self._keep_alive(connection, self._send(rows))
+            await self._mark(connection, rows, offsets)
+        return len(rows) + len(faults)
+
+    def _find_faults(self, rows: Sequence[asyncpg.Record]) -> dict[int, "_Unsendable"]:
+        """The first message of each stream that no broker will ever take."""
+        faults: dict[int, _Unsendable] = {}
+        for row in rows:
+            reason = None
+            if row["topic"] not in self._partitions:
+                reason = f"there is no topic {row['topic'][:100]}"
+            elif len(row["value"]) + len(row["key"] or b"") > VALUE_BYTES_MAX:
+                reason = f"its {len(row['value'])} bytes are more than a message may have"
+            if reason is not None:
+                faults.setdefault(row["stream"], _Unsendable(row["seq"], reason))
+        return faults
+
+    async def _note_standing(
+        self, connection: Connection, rows: Sequence[asyncpg.Record], faults: Mapping[int, "_Unsendable"]
+    ) -> None:
+        moving = {row["stream"] for row in rows} - faults.keys()
+        await release(
+            connection, STANDING_KIND, [self._standing.pop(each) for each in moving if each in self._standing]
+        )
+        for stream, fault in faults.items():
+            self._standing[stream] = item = f"{stream}/{fault.seq}"
+            self._try_again_at = time.monotonic() + STANDING_SECONDS
+            await set_aside(connection, STANDING_KIND, item, fault.reason, self._clock.now_us())
 
     async def _keep_alive(self, connection: Connection, sending: Awaitable[_Offsets]) -> _Offsets:
         """Await what is sent; the session shows meanwhile that its process lives."""
@@ -286,6 +337,7 @@ class Relay:
             task.cancel()
 
     async def _load_unpublished(self, connection: Connection) -> list[asyncpg.Record]:
+        standing = list(self._standing) if time.monotonic() < self._try_again_at else []
         rows = await connection.fetch(
             """
             select m.* from outbox_cursor c join stream_head h using (stream)
@@ -293,12 +345,13 @@ class Relay:
               select o.stream, o.seq, o.topic, o.key, o.value, o.content_type from outbox o
               where o.stream = c.stream and o.seq > c.published_seq order by o.seq limit $3
             ) m
-            where c.published_seq < h.seq and mod(c.stream + $2, $2) = $1
+            where c.published_seq < h.seq and mod(c.stream + $2, $2) = $1 and not c.stream = any($4::int[])
             order by m.stream, m.seq limit $3
             """,
             self._relay,
             self._relays,
             self._batch_messages_max,
+            standing,
         )
         size = 0
         for number, row in enumerate(rows):
@@ -362,6 +415,12 @@ class Relay:
             [partition for _, partition in sorted(offsets)],
             [offsets[key] for key in sorted(offsets)],
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Unsendable:
+    seq: int
+    reason: str
 
 
 class _Progress:

@@ -12,6 +12,7 @@ import pytest
 
 from shared.clock import DAY_US, FixedClock
 from shared.db import Pool, day_of, ensure_partitions, is_transient, open_pool, transaction
+from shared.errors import Corruption
 from shared.outbox import OLDEST_UNPUBLISHED, Message, Relay, append_messages, resend
 from shared.topics import ACCOUNT_EVENTS
 from tests.conftest import MakeDatabase
@@ -219,3 +220,46 @@ async def test_old_days_go_but_never_the_newest_that_hold_rows(pool: Pool, *, tr
 
 async def count_rows(pool: Pool, wanted: int) -> bool:
     return bool(await pool.fetchval("select count(*) = $1 from outbox", wanted))
+
+
+@pytest.mark.parametrize("fault", ["another topic", "its size"])
+async def test_a_message_that_can_not_be_sent_stops_its_own_stream_alone(
+    make_database: MakeDatabase, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner_url, _ = await make_database("balance")
+    pool = await open_pool(owner_url, application="relay-test", size_max=6)
+    async with transaction(pool) as connection:
+        await ensure_partitions(connection, "outbox", START_US)
+    producer = taking()
+    relay = make_relay(pool, producer, idle_seconds=0.02, batch_messages_max=3)
+
+    async def append_to(stream: int, value: bytes) -> None:
+        async with transaction(pool) as connection:
+            await append_messages(connection, [Message(stream, ACCOUNT_EVENTS, None, value)], START_US)
+
+    for number in range(5):
+        await append_to(1, b"bad" if number == 1 else b"1-%d" % number)
+    if fault == "another topic":
+        await pool.execute("update outbox set topic = 'nowhere' where value = 'bad'")
+    else:
+        await pool.execute("update outbox set value = convert_to(repeat('x', 17000000), 'utf8') where value = 'bad'")
+    for number in range(4):
+        await append_to(2, b"2-%d" % number)
+    monkeypatch.setattr("shared.outbox.STANDING_SECONDS", 0.1)
+    async with running(relay):
+        await eventually(lambda: holds(producer, 5), what="the other stream and what came before")
+        assert producer.values == [b"1-0", b"2-0", b"2-1", b"2-2", b"2-3"]
+        [aside] = await pool.fetch("select kind, item from set_aside")
+        assert tuple(aside) == ("outbox", "1/2")
+        await pool.execute(
+            "update outbox set topic = $1, value = 'mended' where seq = 2 and stream = 1", ACCOUNT_EVENTS
+        )
+        await eventually(lambda: holds(producer, 9), what="the rest, once it is mended")
+    assert producer.values[5:] == [b"mended", b"1-2", b"1-3", b"1-4"]
+    assert await pool.fetch("select kind, item from set_aside") == []
+    await pool.close()
+
+
+async def test_what_no_broker_takes_is_not_appended(pool: Pool) -> None:
+    with pytest.raises(Corruption, match="can't be published"):
+        await append(pool, b"x" * 17_000_000)
