@@ -21,7 +21,7 @@ from shared.db import Connection, Pool, is_transient, transaction
 from shared.dead_letters import DeadRecord, insert_dead_letters, lock_dead_letter, mark_replayed
 from shared.errors import RecordError, Refusal, TollkeeperError, TransientFault
 from shared.kafka import Record, describe_topics, describe_with
-from shared.lenient_records import read_any_header_name
+from shared.lenient_records import install_lenient_records
 from shared.log import get_logger
 from shared.set_aside import describe_error
 
@@ -129,7 +129,7 @@ class OffsetConsumer:
         if missing:
             raise TransientFault(f"topics do not exist yet: {missing}")
         self._topic_ids = {topic: described[self._prefix + topic].topic_id for topic in self.topics}
-        read_any_header_name()
+        install_lenient_records()
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._bootstrap,
             group_id=self._group,

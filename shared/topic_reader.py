@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from shared.kafka import describe_topics
+from shared.lenient_records import install_lenient_records
 
 _POLL_MS = 1000
 
@@ -36,6 +37,7 @@ class TopicReader:
     """Topics of a deployment, named without its prefix."""
 
     def __init__(self, bootstrap: str, topic_prefix: str) -> None:
+        install_lenient_records()
         self._bootstrap = bootstrap
         self._prefix = topic_prefix
 

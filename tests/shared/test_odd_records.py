@@ -5,16 +5,20 @@ among neighbours of which none is lost, and no partition waits for another's.
 import asyncio
 from contextlib import suppress
 
+import pytest
+
 from shared.clock import SystemClock
 from shared.consumer import OffsetConsumer, Poll
 from shared.db import Connection, ensure_partitions, open_pool, transaction
 from shared.dead_letters import load_dead_letters, lock_dead_letter
+from shared.lenient_records import unpacks_within
 from shared.topics import CHARGES, ensure_topics
 from tests.conftest import MakeDatabase
-from tests.support.raw_records import GZIP, UNCOMPRESSED, ZSTD, RawRecord, produce_batch
+from tests.support.raw_records import GZIP, LZ4, SNAPPY, UNCOMPRESSED, ZSTD, RawRecord, make_batch, produce_batch
 
 LATIN = b"caf\xe9"
 TEN_MEGABYTES = b"m" * 10_000_000
+HUGE = [RawRecord(b"\0" * 900_000) for _ in range(40)]
 
 # Partition: batches of records. Each bad one stands at another place of its batch: first, last, alone, in the middle.
 BATCHES = {
@@ -95,3 +99,59 @@ async def test_odd_records_are_read_in_their_place_and_stop_nobody(
             with suppress(asyncio.CancelledError):
                 await task
         await pool.close()
+
+
+@pytest.mark.parametrize("codec", [GZIP, SNAPPY, LZ4, ZSTD])
+def test_what_a_batch_unpacks_to_is_known_before_it_is_unpacked(codec: int) -> None:
+    small, large = make_batch([RawRecord(b"x" * 1000)], codec), make_batch(HUGE, codec)
+    assert len(large) < 2_000_000
+    assert unpacks_within(small, 2000)
+    assert unpacks_within(large, 40_000_000)
+    assert not unpacks_within(large, 30_000_000)
+    assert not unpacks_within(small, 900)
+
+
+def test_what_is_not_compressed_is_as_large_as_it_is() -> None:
+    assert unpacks_within(make_batch(HUGE, UNCOMPRESSED), 10)
+
+
+async def test_a_batch_that_unpacks_to_too_much_is_one_dead_letter_and_its_neighbours_are_read(
+    make_database: MakeDatabase, kafka_bootstrap: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.lenient_records.UNPACKED_BYTES_MAX", 1_000_000)
+    await ensure_topics(kafka_bootstrap, topic_prefix)
+    for batch in ([RawRecord(b"before")], HUGE, [RawRecord(b"after")]):
+        await produce_batch(kafka_bootstrap, topic_prefix + CHARGES, 0, batch, ZSTD)
+    _, app_url = await make_database("balance")
+    pool = await open_pool(app_url, application="huge", size_max=4)
+    clock = SystemClock()
+    found: list[tuple[int, bytes | None]] = []
+    done = asyncio.Event()
+
+    async def apply(_connection: Connection, poll: Poll) -> None:
+        found.extend((record.offset, record.value) for record in poll.records)
+        if found[-1][1] == b"after":
+            poll.after_commit(done.set)
+
+    consumer = OffsetConsumer(
+        pool,
+        clock,
+        apply,
+        bootstrap=kafka_bootstrap,
+        topic_prefix=topic_prefix,
+        topics=(CHARGES,),
+        group="huge",
+        records_max=3,
+    )
+    running = asyncio.create_task(consumer.run())
+    try:
+        async with asyncio.timeout(60):
+            await done.wait()
+    finally:
+        running.cancel()
+        with suppress(asyncio.CancelledError):
+            await running
+        await pool.close()
+    assert [offset for offset, _ in found] == [0, 40, 41]
+    assert (found[0][1], found[2][1]) == (b"before", b"after")
+    assert b"would unpack to too many" in (found[1][1] or b"")

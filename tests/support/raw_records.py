@@ -11,7 +11,7 @@ from aiokafka.structs import TopicPartition
 
 from tests.support.eventually import eventually
 
-UNCOMPRESSED, GZIP, ZSTD = 0, 1, 4
+UNCOMPRESSED, GZIP, SNAPPY, LZ4, ZSTD = range(5)
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,19 @@ class _Name(str):
         return super().encode("latin-1", errors)
 
 
-async def produce_batch(
-    bootstrap: str, topic: str, partition: int, records: Sequence[RawRecord], compression: int = UNCOMPRESSED
-) -> int:
-    """Send the records as one batch; answer the offset of the first. Raises what the broker answers."""
+def make_batch(records: Sequence[RawRecord], compression: int = UNCOMPRESSED) -> bytes:
     builder = _DefaultRecordBatchBuilderPy(2, compression, 0, -1, -1, 0, 64 * 1024 * 1024)
     for number, record in enumerate(records):
         headers = [(_Name(name.decode("latin-1")), value) for name, value in record.headers]
         assert builder.append(number, 0, record.key, record.value, headers) is not None
-    batch = bytes(builder.build())
+    return bytes(builder.build())
+
+
+async def produce_batch(
+    bootstrap: str, topic: str, partition: int, records: Sequence[RawRecord], compression: int = UNCOMPRESSED
+) -> int:
+    """Send the records as one batch; answer the offset of the first. Raises what the broker answers."""
+    batch = make_batch(records, compression)
     client = AIOKafkaClient(bootstrap_servers=bootstrap)
     await client.bootstrap()
     try:
