@@ -10,6 +10,7 @@ import orjson
 
 from shared.clock import format_instant
 from shared.db import Connection
+from shared.errors import Refusal
 from shared.ids import content_hash
 from shared.kafka import Record
 from shared.outbox import DEAD_STREAM, JSON_TYPE, Message, append_messages
@@ -84,8 +85,12 @@ async def load_dead_letters(
 ) -> list[dict[str, object]]:
     """Open dead letters, oldest first, without their bytes, after the one with the id `after`.
 
-    `reason` is a part of the reason or its detail. What event it was is told where it can be read.
+    `reason` is a part of the reason or its detail. What event it was is told where it can be read. Raises Refusal for
+    an `after` that is no dead letter.
     """
+    query = "select exists (select from dead_letter where dead_id = $1)"
+    if after is not None and not await connection.fetchval(query, after):
+        raise Refusal("invalid-cursor", "`after` is the `next` of the page before", status=422)
     rows = await connection.fetch(
         """
         select dead_id, topic, partition, record_offset, reason, detail, died_at, replays, headers,

@@ -71,6 +71,8 @@ async def test_dead_letters_are_paged_and_filtered_and_named(pool: Pool, client:
             break
         after = {"after": page["next"]}
     assert sorted(found) == sorted(garbage + named)
+    # A cursor of nowhere is no end of the list.
+    assert (await client.get("/v1/dead-letters", params={"after": "zzz"})).status_code == 422
     for parameters in ({"topic": LIFECYCLE}, {"reason": "OTHER"}):
         listed = (await client.get("/v1/dead-letters", params=parameters)).json()["dead_letters"]
         assert [item["dead_id"] for item in listed] == named
