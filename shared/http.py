@@ -28,6 +28,7 @@ from shared.http_limits import AnsweredFaults, LimitedRequests, TimedProtocol
 from shared.log import get_logger
 from shared.openapi import PROBLEM_TYPE, document_problems
 from shared.operators import OperatorWord
+from shared.reach import Reach
 from shared.set_aside import list_set_aside, retry_now
 
 logger = get_logger(__name__)
@@ -60,10 +61,12 @@ def create_api(
     *,
     readiness: Callable[[], Mapping[str, str]],
     failing: Callable[[], Mapping[str, str]] = dict,
+    reach: Reach | None = None,
 ) -> FastAPI:
     """An application with error handlers, `/healthz`, `/readyz` and `/metrics`.
 
-    `readiness` answers what is not ready, by name; nothing means ready. `failing` answers what else fails.
+    `readiness` answers what is not ready, by name; nothing means ready. `failing` answers what else fails, and `reach`
+    finds what does not answer.
     """
     api = FastAPI(title=title, docs_url="/docs", redoc_url=None)
     _add_error_handlers(api)
@@ -78,10 +81,11 @@ def create_api(
 
     @api.get("/readyz", include_in_schema=False)
     async def readyz() -> JSONResponse:
-        waiting = readiness()
+        silent = {} if reach is None else await reach.find_silent()
+        waiting, fails = readiness(), {**failing(), **silent}
         if waiting:
-            return problem(503, "not-ready", "some loops do not run", waiting=dict(waiting))
-        return JSONResponse({"status": "ready", "failing": dict(failing())})
+            return problem(503, "not-ready", "some loops do not run", waiting=dict(waiting), failing=fails)
+        return JSONResponse({"status": "ready", "failing": fails})
 
     @api.get("/metrics", include_in_schema=False)
     async def metrics() -> PlainTextResponse:

@@ -36,6 +36,7 @@ from shared.db import (
 from shared.errors import Corruption, TransientFault
 from shared.kafka import RenewableProducer
 from shared.log import get_logger
+from shared.reach import Reach
 from shared.set_aside import release, set_aside
 from shared.topics import MESSAGE_BYTES_MAX
 
@@ -198,11 +199,20 @@ class Relay:
         # Streams that stand at a message which can't be sent, with the item that says so, until they are tried again.
         self._standing: dict[int, str] = {}
         self._try_again_at = 0.0
+        # Both are what the whole service stands on.
+        self.reach = Reach({"database": self._ask_database, "broker": self._ask_broker})
         _relays.add(self)
 
     def wake(self) -> None:
         """Hint that something was appended; the relay polls anyway."""
         self._woken.set()
+
+    async def _ask_database(self) -> None:
+        async with self._pool.acquire(timeout=30) as connection:
+            await connection.fetchval("select 1", timeout=30)
+
+    async def _ask_broker(self) -> None:
+        await self._producer.client.fetch_all_metadata()
 
     async def run(self) -> None:
         """Publish until cancelled. Raises on a fault of the database or broker; the supervisor starts it again."""

@@ -176,7 +176,7 @@ def _wire(
     def failing() -> dict[str, str]:
         return supervisor.failing()
 
-    api = create_api("Tollkeeper balance", readiness=readiness, failing=failing)
+    api = create_api("Tollkeeper balance", readiness=readiness, failing=failing, reach=relay.reach)
     accounts = Accounts(pool, clock, settings, poster)
     grants = Grants(pool, clock, accounts, poster)
     vouchers = Vouchers(pool, clock, settings, grants, make_code=make_code, guesses_max=own.voucher_guesses_max)

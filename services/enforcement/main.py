@@ -57,7 +57,10 @@ async def run_service(settings: Settings) -> None:
         loops["api"] = lambda: serve(api, settings.host, settings.enforcement_port)
         supervisor = Supervisor(loops, own=OWN_LOOPS)
         api: FastAPI = create_api(
-            "Enforcement", readiness=lambda: service.readiness(supervisor.problems), failing=supervisor.failing
+            "Enforcement",
+            readiness=lambda: service.readiness(supervisor.problems),
+            failing=supervisor.failing,
+            reach=service.relay.reach,
         )
         api.include_router(create_routes(service))
         api.include_router(dead_letter_routes(service.pool, service.consumer))

@@ -161,7 +161,7 @@ def _wire(
     def failing() -> dict[str, str]:
         return supervisor.failing()
 
-    api = create_api("Tollkeeper metering", readiness=readiness, failing=failing)
+    api = create_api("Tollkeeper metering", readiness=readiness, failing=failing, reach=relay.reach)
     routes = MeteringApi(
         *(pool, clock, prices, settings.regions),
         ticker=ticker,

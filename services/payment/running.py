@@ -130,7 +130,7 @@ def _supervise(
     def failing() -> dict[str, str]:
         return supervisor.failing()
 
-    api = create_api("Tollkeeper payment", readiness=readiness, failing=failing)
+    api = create_api("Tollkeeper payment", readiness=readiness, failing=failing, reach=relay.reach)
     include_routes(api, service, edges)
     api.include_router(dead_letter_routes(loop_pool, consumer))
     api.include_router(restore_routes(loop_pool, service.clock, "payment"))

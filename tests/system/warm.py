@@ -46,9 +46,14 @@ class _Nursery:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         order = {"environment": dict(environment), "log": f"/proc/{os.getpid()}/fd/{log}"}
-        self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        # No longer than for this: other tests' orphans would stay with us as well, and nobody would bury them.
+        _adopt_orphans(True)
+        try:
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        finally:
+            _adopt_orphans(False)
         assert answer, f"the nursery ended with {self._process.wait()}"
         return int(answer)
 
@@ -60,10 +65,12 @@ def _nursery(launcher: str, service: str) -> _Nursery:
 
 @functools.cache
 def can_adopt() -> bool:
-    """Become the parent of what our children leave behind; False where there is no such thing."""
-    if not sys.platform.startswith("linux"):
-        return False
-    refused: int = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    """Whether we can become the parent of what our children leave behind."""
+    return sys.platform.startswith("linux") and _adopt_orphans(False)
+
+
+def _adopt_orphans(adopts: bool) -> bool:  # noqa: FBT001 - prctl's own argument
+    refused: int = ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, int(adopts), 0, 0, 0)
     return not refused
 
 
