@@ -162,7 +162,14 @@ def _start(environment: Mapping[str, str], *command: str) -> subprocess.Popen[st
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=_hear_signals,  # noqa: PLW1509 - this process has no threads that hold a lock
     )
+
+
+def _hear_signals() -> None:
+    """A runner in the background ignores Ctrl-C or a hang-up, and so would all that it starts."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 async def test_ctrl_c_stops_it_cleanly(addressed: dict[str, str], home: Path) -> None:
