@@ -21,23 +21,21 @@ class Readers:
     async def one_of(self, account: Hashable) -> AsyncIterator[None]:
         """A place for a reader of an account. Raises Refusal where there is none for long."""
         lock = self._accounts.setdefault(account, asyncio.Lock())
-        try:
-            async with asyncio.timeout(WAIT_SECONDS_MAX):
-                await lock.acquire()
-        except TimeoutError as error:
-            raise _busy() from error
-        try:
-            try:
-                async with asyncio.timeout(WAIT_SECONDS_MAX):
-                    await self._places.acquire()
-            except TimeoutError as error:
-                raise _busy() from error
-            try:
-                yield
-            finally:
-                self._places.release()
-        finally:
-            lock.release()
+        async with _waiting_for(lock), _waiting_for(self._places):
+            yield
+
+
+@asynccontextmanager
+async def _waiting_for(place: asyncio.Lock | asyncio.Semaphore) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(WAIT_SECONDS_MAX):
+            await place.acquire()
+    except TimeoutError as error:
+        raise _busy() from error
+    try:
+        yield
+    finally:
+        place.release()
 
 
 def _busy() -> Refusal:

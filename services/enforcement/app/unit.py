@@ -79,12 +79,11 @@ class Unit:
         moving = sorted({seen.key for seen in news if seen.must_stop or scene.accounts[seen.key].must_stop})
         if moving:
             scene.add_resources(await self._load_running(moving))
+            scene.add_requests(await load_metering_only(self._connection, moving))
         if ids:
             scene.add_resources(await load_resources(self._connection, ids))
         if scene.resource_ids:
             scene.add_requests(await load_requests(self._connection, scene.resource_ids))
-        if moving:
-            scene.add_requests(await load_metering_only(self._connection, moving))
         growing = [scene.accounts[fact.key.account] for fact in facts if _may_create(fact)]
         followed = [*news, *(account for account in growing if account.negative_since_us is not None)]
         if followed:

@@ -71,6 +71,7 @@ _COLUMNS = (
     "region, resource_id, tenant_id, shard, version, history, ends_at, admission_id, source, contradictions, "
     "charged_through"
 )
+_OF_R = ", ".join("r." + name for name in _COLUMNS.split(", "))
 
 
 def _resource(row: asyncpg.Record) -> Resource:
@@ -91,7 +92,7 @@ async def load_resources(connection: Connection, keys: Collection[tuple[str, str
     """The resources of the given (region, resource id), those that exist."""
     rows = await connection.fetch(
         f"""
-        select {", ".join("r." + name for name in _COLUMNS.split(", "))} from resource r
+        select {_OF_R} from resource r
         join unnest($1::text[], $2::text[]) k(region, resource_id) using (region, resource_id)
         """,  # noqa: S608 - fixed column names
         [key[0] for key in keys],
@@ -112,7 +113,7 @@ async def load_open_of(
     """
     rows = await connection.fetch(
         f"""
-        select {", ".join("r." + name for name in _COLUMNS.split(", "))} from resource r
+        select {_OF_R} from resource r
         join unnest($1::text[], $2::text[], $3::int[]) k(region, tenant_id, shard) using (region, tenant_id, shard)
         where r.shard = any($3) and r.ends_at is null and (r.region, r.resource_id) > ($4, $5)
         order by r.region, r.resource_id limit $6
