@@ -93,15 +93,14 @@ def main() -> int:
     with open_servers() as servers:
         shapes = _measure_shapes(servers, options, parts)
         has_latency = options.crossings and "latency" in parts
-        shards = options.shards
         orders = {"in order": False, "the last first": True} if "hot" in parts else {}
         figures = Figures(
             shapes,
             _measure_latency(servers, options, shapes.get("charges")) if has_latency else None,
             measure_webhooks(servers, a_second=500, seconds=30) if "webhooks" in parts else None,
-            measure_intake(servers, "keyed", tenants=400, shards=shards) if "intake" in parts else None,
+            measure_intake(servers, "keyed", tenants=400, shards=options.shards) if "intake" in parts else None,
             {
-                order: measure_hot(servers, events=10_000, shards=shards, reverse=reverse)
+                order: measure_hot(servers, events=10_000, shards=options.shards, reverse=reverse)
                 for order, reverse in orders.items()
             },
             measure_inventory(servers, tenants=options.tenants, shards=options.shards)

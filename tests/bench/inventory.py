@@ -10,7 +10,6 @@ from shared.clock import MINUTE_US, format_instant
 from tests.bench.fleet import BOOK, REGION, REGIONS, BenchFleet
 from tests.bench.intake import wrong_accounts
 from tests.bench.pipeline import START_US, WAIT_SECONDS, open_cluster
-from tests.bench.spending import Meter, Spent
 from tests.support.standalone import Servers
 from tests.system.cluster import Cluster
 from tests.system.waiting import wait_for
@@ -28,7 +27,6 @@ class Listed:
 
     resources: int
     seconds: float
-    spent: Spent
     contradictions: int
     wrong: int
 
@@ -73,17 +71,15 @@ def measure_inventory(servers: Servers, *, tenants: int, shards: int) -> Listed:
         cluster.publish(lines)
         cluster.reach(OBSERVED_US)
         cluster.settle_metering(WAIT_SECONDS)
-        meter = Meter(cluster.pids(), cluster.home)
         began = time.monotonic()
         cluster.publish(listing)
         wait_for(lambda: _is_compared(cluster, shards), timeout_seconds=WAIT_SECONDS, what="every shard compared")
         seconds = time.monotonic() - began
-        spent = meter.lap()
         [(contradictions,)] = cluster.query("metering", "select count(*) from contradiction")
         cluster.reach(CHARGED_UNTIL_US)
         cluster.settle_metering(WAIT_SECONDS)
         wrong = wrong_accounts(cluster, [*lines, *listing], [BOOK])
-    return Listed(fleet.running, seconds, spent, contradictions, wrong)
+    return Listed(fleet.running, seconds, contradictions, wrong)
 
 
 def _is_compared(cluster: Cluster, shards: int) -> bool:

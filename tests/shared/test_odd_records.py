@@ -14,6 +14,7 @@ from shared.dead_letters import load_dead_letters, lock_dead_letter
 from shared.lenient_records import unpacks_within
 from shared.topics import CHARGES, ensure_topics
 from tests.conftest import MakeDatabase
+from tests.support.consuming import consuming
 from tests.support.raw_records import GZIP, LZ4, SNAPPY, UNCOMPRESSED, ZSTD, RawRecord, make_batch, produce_batch
 
 LATIN = b"caf\xe9"
@@ -124,7 +125,6 @@ async def test_a_batch_that_unpacks_to_too_much_is_one_dead_letter_and_its_neigh
         await produce_batch(kafka_bootstrap, topic_prefix + CHARGES, 0, batch, ZSTD)
     _, app_url = await make_database("balance")
     pool = await open_pool(app_url, application="huge", size_max=4)
-    clock = SystemClock()
     found: list[tuple[int, bytes | None]] = []
     done = asyncio.Event()
 
@@ -133,25 +133,9 @@ async def test_a_batch_that_unpacks_to_too_much_is_one_dead_letter_and_its_neigh
         if found[-1][1] == b"after":
             poll.after_commit(done.set)
 
-    consumer = OffsetConsumer(
-        pool,
-        clock,
-        apply,
-        bootstrap=kafka_bootstrap,
-        topic_prefix=topic_prefix,
-        topics=(CHARGES,),
-        group="huge",
-        records_max=3,
-    )
-    running = asyncio.create_task(consumer.run())
-    try:
-        async with asyncio.timeout(60):
-            await done.wait()
-    finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
-        await pool.close()
+    async with consuming(pool, kafka_bootstrap, topic_prefix, apply, records_max=3), asyncio.timeout(60):
+        await done.wait()
+    await pool.close()
     assert [offset for offset, _ in found] == [0, 40, 41]
     assert (found[0][1], found[2][1]) == (b"before", b"after")
     assert b"would unpack to too many" in (found[1][1] or b"")

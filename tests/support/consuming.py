@@ -14,7 +14,7 @@ Apply = Callable[[Connection, Poll], Awaitable[None]]
 
 @asynccontextmanager
 async def consuming(
-    pool: Pool, bootstrap: str, prefix: str, apply: Apply, *, lanes: int = 1
+    pool: Pool, bootstrap: str, prefix: str, apply: Apply, *, lanes: int = 1, records_max: int = 500
 ) -> AsyncIterator[OffsetConsumer]:
     consumer = OffsetConsumer(
         pool,
@@ -24,6 +24,7 @@ async def consuming(
         topic_prefix=prefix,
         topics=(CHARGES,),
         group="test",
+        records_max=records_max,
         lanes=lanes,
         wait_ms=20,
     )

@@ -105,11 +105,9 @@ class WarmProcess(ManagedProcess):
     """A service's process, forked from one that has imported everything."""
 
     def __init__(self, name: str, launcher: str, service: str, environment: Mapping[str, str], log: Path) -> None:
-        super().__init__(name, [launcher, service], log=log, environment=environment)
-        self._service = service
-        self._launcher = launcher
+        super().__init__(name, [launcher, service], log=log)
         self._variables = environment
 
     def _spawn(self, log: BinaryIO | None) -> RunningProgram:
         assert log is not None
-        return _Adopted(_nursery(self._launcher, self._service).fork(self._variables, log.fileno()))
+        return _Adopted(_nursery(*self._command).fork(self._variables, log.fileno()))
