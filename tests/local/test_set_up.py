@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
+from tests.support.foreground import start_in_foreground
 
 ROOT = Path(__file__).parents[2]
 PROJECT = """
@@ -60,15 +61,7 @@ def start(checkout: Path) -> subprocess.Popen[str]:
     environment = {
         name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS"}
     }
-    return subprocess.Popen(
-        command,
-        cwd=checkout,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    return start_in_foreground(command, directory=checkout, environment=environment)
 
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:

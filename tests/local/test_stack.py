@@ -20,6 +20,7 @@ from deploy.local.ports import LOOPBACK, find_free_port, is_taken
 from deploy.local.state import Home
 from tests.support.databases import PASSWORDS
 from tests.support.eventually import eventually
+from tests.support.foreground import start_in_foreground
 from tests.support.infrastructure import temporary_home
 from tests.support.topics import session_prefix
 
@@ -153,23 +154,7 @@ async def test_a_killed_supervisor_leaves_nothing_after_down(embedded: dict[str,
 
 
 def _start(environment: Mapping[str, str], *command: str) -> subprocess.Popen[str]:
-    """In a process group of its own, as a shell would."""
-    return subprocess.Popen(
-        command or [*COMMAND, "up"],
-        env=dict(environment),
-        cwd=_ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=_hear_signals,  # noqa: PLW1509 - this process has no threads that hold a lock
-    )
-
-
-def _hear_signals() -> None:
-    """A runner in the background ignores Ctrl-C or a hang-up, and so would all that it starts."""
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+    return start_in_foreground(command or [*COMMAND, "up"], directory=_ROOT, environment=environment)
 
 
 async def test_ctrl_c_stops_it_cleanly(addressed: dict[str, str], home: Path) -> None:
