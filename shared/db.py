@@ -60,8 +60,11 @@ def is_transient(error: BaseException) -> bool:
 
     Known by name or not: an error of asyncpg is transient unless PostgreSQL's class is 22, 23 or 54, or asyncpg could
     not encode an argument. A unique violation is a race until retries show otherwise: `past_races` retries.
+    A group of errors is transient when each of them is.
     Source: PostgreSQL 18, appendix A, error codes.
     """
+    if isinstance(error, BaseExceptionGroup):
+        return all(is_transient(one) for one in error.exceptions)
     if isinstance(error, TransientFault | OSError | asyncio.TimeoutError | asyncpg.UniqueViolationError):
         return True
     if isinstance(error, _client_errors.DataError):

@@ -60,6 +60,7 @@ async def test_the_pause_doubles_and_ends(make_database: MakeDatabase) -> None:
         ConnectionResetError(),
         TimeoutError(),
         TransientFault("later"),
+        ExceptionGroup("two providers", [TimeoutError(), TransientFault("later")]),
     ],
 )
 def test_what_a_connection_session_or_server_says_is_transient(error: Exception) -> None:
@@ -76,6 +77,7 @@ def test_what_a_connection_session_or_server_says_is_transient(error: Exception)
         _base.DataError("value out of int64 range"),
         ValueError("ours"),
         OverflowError("ours"),
+        ExceptionGroup("two providers", [TimeoutError(), ValueError("ours")]),
     ],
 )
 def test_what_comes_of_the_data_is_not(error: Exception) -> None:
