@@ -21,6 +21,7 @@ from starlette.exceptions import HTTPException
 
 from shared.clock import Clock, format_instant
 from shared.consumer import OffsetConsumer
+from shared.cursors import After, Cursors
 from shared.db import Pool, is_transient, transaction
 from shared.dead_letters import close_dead_letter, load_dead_letter, load_dead_letters, load_dead_topic
 from shared.errors import Refusal, TransientFault
@@ -146,6 +147,8 @@ class ReplayBody(BaseModel):
 
 
 LISTED_MAX = 1000
+_DEAD_LETTERS = Cursors("dead-letters", ("",))
+_SET_ASIDE = Cursors("set-aside", ("", ""))
 Limit = Annotated[int, Query(ge=1, le=LISTED_MAX)]
 
 
@@ -155,11 +158,13 @@ def dead_letter_routes(pool: Pool, *consumers: OffsetConsumer) -> APIRouter:
 
     @router.get("")
     async def list_dead_letters(
-        after: str | None = None, limit: Limit = LISTED_MAX, topic: str | None = None, reason: str | None = None
+        after: After = None, limit: Limit = LISTED_MAX, topic: str | None = None, reason: str | None = None
     ) -> dict[str, Any]:
+        (dead_id,) = _DEAD_LETTERS.read(after)
         async with transaction(pool) as connection:
-            found = await load_dead_letters(connection, after=after, limit=limit, topic=topic, reason=reason)
-        return {"dead_letters": found, "next": found[-1]["dead_id"] if len(found) == limit else None}
+            found = await load_dead_letters(connection, after=dead_id or None, limit=limit, topic=topic, reason=reason)
+        last = (str(found[-1]["dead_id"]),) if len(found) == limit else None
+        return {"dead_letters": found, "next": _DEAD_LETTERS.write(last)}
 
     @router.get("/{dead_id}")
     async def show_dead_letter(dead_id: str) -> dict[str, Any]:
@@ -200,10 +205,10 @@ def set_aside_routes(pool: Pool, clock: Clock) -> APIRouter:
     router = APIRouter(prefix="/v1/set-aside", tags=["set aside"])
 
     @router.get("")
-    async def list_items(kind: str | None = None, after: str = "", limit: Limit = 100) -> dict[str, Any]:
-        place = after.partition("/")
+    async def list_items(kind: str | None = None, after: After = None, limit: Limit = 100) -> dict[str, Any]:
+        place = _SET_ASIDE.read(after)
         async with transaction(pool) as connection:
-            found = await list_set_aside(connection, kind=kind, after=(place[0], place[2]), limit=limit)
+            found = await list_set_aside(connection, kind=kind, after=place, limit=limit)
         items = [
             {
                 "kind": item.kind,
@@ -216,8 +221,8 @@ def set_aside_routes(pool: Pool, clock: Clock) -> APIRouter:
             }
             for item in found
         ]
-        last = f"{found[-1].kind}/{found[-1].item}" if len(found) == limit else None
-        return {"set_aside": items, "next": last}
+        last = (found[-1].kind, found[-1].item) if len(found) == limit else None
+        return {"set_aside": items, "next": _SET_ASIDE.write(last)}
 
     @router.post("/{kind}/{item:path}/retry")
     async def retry_item(kind: str, item: str, word: OperatorWord) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Query
 
 from shared.clock import Clock, format_instant
+from shared.cursors import After, Cursors
 from shared.db import Connection, Pool, ensure_partitions, transaction
 from shared.errors import Refusal
 from shared.events.service import SOURCES, ConfirmedData, ServiceName, ServiceRestoreConfirmed
@@ -17,6 +18,8 @@ from shared.topics import SERVICE_EVENTS
 # What is known now of lost items, in their order: None where there is nothing to compare with.
 LoadPresent = Callable[[Connection, Sequence[Lost]], Awaitable[Sequence[Mapping[str, Any] | None]]]
 Incarnation = Annotated[int, Path(ge=1, lt=2**22)]
+_LOST = Cursors("lost", ("", ""))
+
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -36,17 +39,15 @@ def restore_routes(
             return {"restores": [_describe(restore) for restore in await load_restores(connection)]}
 
     @router.get("/{incarnation}/lost")
-    async def list_lost(
-        incarnation: Incarnation, after_kind: str = "", after_item: str = "", limit: Limit = 100
-    ) -> dict[str, Any]:
+    async def list_lost(incarnation: Incarnation, after: After = None, limit: Limit = 100) -> dict[str, Any]:
         """A page of what a restore could not get back, each with what was last told and what is known now."""
         async with transaction(pool) as connection:
-            lost = await load_lost(connection, incarnation, (after_kind, after_item), limit)
+            lost = await load_lost(connection, incarnation, _LOST.read(after, str(incarnation)), limit)
             present = await load_present(connection, lost)
-        last = lost[-1] if len(lost) == limit else None
+        last = (lost[-1].kind, lost[-1].item) if len(lost) == limit else None
         return {
             "lost": [_describe_lost(item, now) for item, now in zip(lost, present, strict=True)],
-            "next": None if last is None else {"after_kind": last.kind, "after_item": last.item},
+            "next": _LOST.write(last, str(incarnation)),
         }
 
     @router.post("/{incarnation}/confirm")

@@ -81,12 +81,13 @@ def _latest(services: Services, service: str) -> int:
 
 def _load_lost(services: Services, service: str, incarnation: int) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    after: dict[str, str] | None = {}
-    while after is not None:
-        page = services.get(service, f"/v1/restores/{incarnation}/lost", after)
+    parameters: dict[str, str | int] = {}
+    while True:
+        page = services.get(service, f"/v1/restores/{incarnation}/lost", parameters)
         found += page["lost"]
-        after = page["next"]
-    return found
+        if page["next"] is None:
+            return found
+        parameters["after"] = page["next"]
 
 
 def _words(values: dict[str, Any]) -> str:

@@ -27,13 +27,14 @@ def list_streams(
 ) -> None:
     """List the streams that are stopped or in which batches wait."""
     found: list[dict[str, Any]] = []
-    after: int | None = -1
+    parameters = {"in_trouble": "false" if every else "true"}
     with open_services() as services:
-        while after is not None:
-            parameters = {"after": after, "in_trouble": "false" if every else "true"}
+        while True:
             page = services.get("balance", "/v1/streams", parameters)
             found += page["streams"]
-            after = page["next"]
+            if page["next"] is None:
+                break
+            parameters["after"] = page["next"]
     if json:
         print_json({"streams": found})
         return

@@ -1,7 +1,5 @@
 """Balance's HTTP: accounts, entries, adjustments, evidence, deletion permits, status."""
 
-import base64
-import binascii
 from typing import Annotated, Any
 
 import orjson
@@ -17,6 +15,7 @@ from services.balance.store.permits import load_own_use
 from services.balance.store.reading import EntryFilter, load_entries, load_status
 from services.balance.store.streams import load_evidence
 from shared.clock import Clock, format_instant
+from shared.cursors import After, Cursors
 from shared.db import Connection, Pool, transaction
 from shared.errors import Refusal
 from shared.events.charges import decompress
@@ -28,6 +27,9 @@ from shared.restore_records import find_unconfirmed_restore
 PAGE_MAX = 1000
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 # No wider than the columns that they are compared with.
+_ACCOUNTS = Cursors("accounts", (0,))
+_ENTRIES = Cursors("entries", (0,))
+
 Bound = Annotated[int | None, Query(ge=-AMOUNT_MICROS_MAX - 1, le=AMOUNT_MICROS_MAX)]
 From = Annotated[Instant | None, Query(alias="from", description="Posted then or later.")]
 To = Annotated[Instant | None, Query(description="Posted before then.")]
@@ -87,15 +89,14 @@ class BalanceApi:
         return {"now": format_instant(self._clock.now_us()), **status}
 
     async def list_accounts(
-        self, balance_at_most_micros: Bound = None, after: str | None = None, limit: Limit = 100
+        self, balance_at_most_micros: Bound = None, after: After = None, limit: Limit = 100
     ) -> dict[str, Any]:
         """A page of accounts; `next` is the cursor of the next one, or null."""
+        (account_id,) = _ACCOUNTS.read(after)
         async with transaction(self._pool) as connection:
-            found = await load_accounts(
-                connection, _read_cursor(after), limit, balance_at_most_micros=balance_at_most_micros
-            )
-        last = found[-1].account_id if len(found) == limit else None
-        return {"accounts": [_describe(account) for account in found], "next": _write_cursor(last)}
+            found = await load_accounts(connection, account_id, limit, balance_at_most_micros=balance_at_most_micros)
+        last = (found[-1].account_id,) if len(found) == limit else None
+        return {"accounts": [_describe(account) for account in found], "next": _ACCOUNTS.write(last)}
 
     async def open(self, region: RegionName, tenant_id: TenantId, response: Response) -> dict[str, Any]:
         """Open an account; one that is there is answered as it is."""
@@ -134,7 +135,7 @@ class BalanceApi:
         self,
         region: RegionName,
         tenant_id: TenantId,
-        after: str | None = None,
+        after: After = None,
         limit: Limit = 100,
         number: Bound = None,
         from_: From = None,
@@ -144,12 +145,13 @@ class BalanceApi:
         latest: bool = False,
     ) -> dict[str, Any]:
         """A page of the account's entries, oldest first; with `latest` the last ones, without a next page."""
-        wanted = EntryFilter(_read_cursor(after), number, from_, to, charges, latest)
+        (entry_number,) = _ENTRIES.read(after, region, tenant_id)
+        wanted = EntryFilter(entry_number, number, from_, to, charges, latest)
         async with transaction(self._pool) as connection:
             account = await _require(connection, region, tenant_id)
             found = await load_entries(connection, account.account_id, wanted, limit)
-        last = found[-1]["entry_number"] if len(found) == limit and not latest else None
-        return {"entries": found, "next": _write_cursor(last)}
+        last = (found[-1]["entry_number"],) if len(found) == limit and not latest else None
+        return {"entries": found, "next": _ENTRIES.write(last, region, tenant_id)}
 
     async def evidence(self, shard: Shard, seq: Seq) -> Any:  # noqa: ANN401 - the stored document as it is
         """A posted charge batch, from the stored bytes."""
@@ -218,23 +220,3 @@ def _describe_permit(permit: Permit) -> dict[str, str]:
         "negative_since": format_instant(permit.negative_since_us),
         "expires_at": format_instant(permit.expires_at_us),
     }
-
-
-def _write_cursor(key: int | None) -> str | None:
-    return None if key is None else base64.urlsafe_b64encode(str(key).encode()).decode()
-
-
-def _read_cursor(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    try:
-        key = int(base64.urlsafe_b64decode(cursor).decode("ascii"))
-    except (binascii.Error, ValueError) as error:
-        raise _bad_cursor() from error
-    if not 0 <= key <= AMOUNT_MICROS_MAX:
-        raise _bad_cursor()
-    return key
-
-
-def _bad_cursor() -> Refusal:
-    return Refusal("invalid-cursor", "`after` is the `next` of the page before", status=422)

@@ -1,22 +1,22 @@
 """HTTP of Credit History: what an account was charged by resource and hour, in pages and as CSV."""
 
-import base64
-import binascii
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Query
 from fastapi.responses import StreamingResponse
 
 from services.balance.app.hours import Hours, Page, Place
 from services.balance.store.hour_reading import HourRow, OpenPart
 from shared.clock import format_instant
-from shared.errors import Refusal
+from shared.cursors import After, Cursors, not_of_this_list
 from shared.events.cloudevents import Identifier, Instant, RegionName, TenantId
-from shared.money import AMOUNT_MICROS_MAX
 
 PAGE_MAX = 1000
+
+_Key = tuple[int, str, str, int, int, int]
+# Hour, resource and kind of the last row; then the moment: batch, from when on it is open, last batch.
+_HOURS: Cursors[_Key] = Cursors("hours", (0, "", "", 0, 0, 0), instants=(0, 4))
 
 From = Annotated[Instant | None, Query(alias="from", description="A full hour; by default the account's first.")]
 To = Annotated[Instant | None, Query(alias="to", description="A full hour, not included; by default the open one is.")]
@@ -40,21 +40,21 @@ class HoursApi:
         tenant_id: TenantId,
         from_us: From = None,
         to_us: To = None,
-        after: str | None = None,
+        after: After = None,
         limit: Limit = 100,
     ) -> dict[str, Any]:
         """A page of rows by hour, resource and kind; the first page has the totals of the whole interval.
 
         All pages are of the moment of the first one: they add up to its totals.
         """
-        place = None if after is None else _read_cursor(after)
+        place = None if after is None else _to_place(_HOURS.read(after, region, tenant_id))
         page = await self._hours.page(region, tenant_id, from_us, to_us, place, limit)
         return {
             "from": format_instant(page.interval.from_us),
             "to": format_instant(page.interval.to_us),
             "hours": [_describe(row) for row in page.rows],
             "totals": _describe_totals(page),
-            "next": None if page.next is None else _write_cursor(page.next),
+            "next": None if page.next is None else _HOURS.write(_to_key(page.next), region, tenant_id),
         }
 
     async def charged(self, region: RegionName, tenant_id: TenantId, resource_id: Identifier) -> dict[str, Any]:
@@ -103,25 +103,13 @@ def _describe_totals(page: Page) -> dict[str, Any] | None:
     }
 
 
-def _write_cursor(place: Place) -> str:
-    moment = place.moment
-    return base64.urlsafe_b64encode(orjson.dumps([*place.key, moment.seq, moment.from_us, moment.last_seq])).decode()
+def _to_key(place: Place) -> _Key:
+    return (*place.key, place.moment.seq, place.moment.from_us, place.moment.last_seq)
 
 
-def _read_cursor(cursor: str) -> Place:
-    try:
-        found = orjson.loads(base64.urlsafe_b64decode(cursor))
-        hour_us, resource_id, kind, seq, from_us, last_seq = found
-        for instant_us in (hour_us, from_us):
-            format_instant(instant_us)
-    except (binascii.Error, ValueError, TypeError, OverflowError) as error:
-        raise _bad_cursor() from error
-    if [type(part) for part in found] != [int, str, str, int, int, int] or "\0" in resource_id + kind:
-        raise _bad_cursor()
-    if not (0 <= seq <= AMOUNT_MICROS_MAX and 0 <= last_seq <= AMOUNT_MICROS_MAX):
-        raise _bad_cursor()
+def _to_place(key: _Key) -> Place:
+    """The place that a cursor names. Raises Refusal where its numbers are none of batches."""
+    hour_us, resource_id, kind, seq, from_us, last_seq = key
+    if seq < 0 or last_seq < 0:
+        raise not_of_this_list()
     return Place((hour_us, resource_id, kind), OpenPart(seq, from_us, last_seq))
-
-
-def _bad_cursor() -> Refusal:
-    return Refusal("invalid-cursor", "`after` is the `next` of the page before", status=422)

@@ -10,10 +10,13 @@ from services.balance.store.accounts import load_account
 from services.balance.store.orders import list_pending_orders
 from services.balance.store.payments import load_payment_facts
 from shared.clock import format_instant
+from shared.cursors import After, Cursors
 from shared.db import Pool, transaction
 from shared.errors import Refusal
 from shared.events.cloudevents import Identifier, Instant, RegionName, TenantId
 from shared.events.payments import Positive, Provider
+
+_PENDING = Cursors("pending-orders", ("",))
 
 
 class OrderBody(BaseModel):
@@ -53,11 +56,13 @@ class PaymentsApi:
             "ended_at": None if order.ended_at_us is None else format_instant(order.ended_at_us),
         }
 
-    async def pending(self, after: str = "", limit: Annotated[int, Query(ge=1, le=1000)] = 500) -> dict[str, Any]:
+    async def pending(self, after: After = None, limit: Annotated[int, Query(ge=1, le=1000)] = 500) -> dict[str, Any]:
         """A page of every account's pending orders by id: payment looks for those that it does not know."""
+        (order_id,) = _PENDING.read(after)
         async with transaction(self._pool) as connection:
-            found = await list_pending_orders(connection, after, limit)
-        return {"orders": found, "next": found[-1]["order_id"] if len(found) == limit else None}
+            found = await list_pending_orders(connection, order_id, limit)
+        last = (found[-1]["order_id"],) if len(found) == limit else None
+        return {"orders": found, "next": _PENDING.write(last)}
 
     async def payment(self, region: RegionName, tenant_id: TenantId, payment_id: Identifier) -> dict[str, Any]:
         """What was posted for a payment: its credit and what reversed it. 404 before it is credited."""

@@ -5,17 +5,18 @@ import binascii
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import Field
 
 from services.balance.api import Limit, Shard
 from services.balance.app.streams import Decided, Streams, StreamView
 from services.balance.store.streams import StreamState
 from shared.clock import format_instant
+from shared.cursors import After, Cursors
 from shared.errors import Refusal
 from shared.operators import OperatorWord
 
-After = Annotated[int, Query(ge=-1, le=2**31 - 1)]
+_STREAMS = Cursors("streams", (-1,))
 Number = Annotated[int, Field(strict=True, ge=1, le=2**63 - 1)]
 
 
@@ -53,12 +54,13 @@ class StreamsApi:
         add("/{shard}/mend", self.mend, methods=["POST"])
         add("/{shard}/skip", self.skip, methods=["POST"])
 
-    async def list(self, after: After = -1, limit: Limit = 100, *, in_trouble: bool = True) -> dict[str, Any]:
+    async def list(self, after: After = None, limit: Limit = 100, *, in_trouble: bool = True) -> dict[str, Any]:
         """Streams that are stopped or in which something waits, by shard; with `in_trouble=false` all of them."""
-        found = await self._streams.list(after=after, limit=limit, in_trouble=in_trouble)
+        (shard,) = _STREAMS.read(after)
+        found = await self._streams.list(after=shard, limit=limit, in_trouble=in_trouble)
         return {
             "streams": [_describe(state) for state in found],
-            "next": found[-1].shard if len(found) == limit else None,
+            "next": _STREAMS.write((found[-1].shard,) if len(found) == limit else None),
         }
 
     async def show(self, shard: Shard) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from services.enforcement.store.status import CasesStatus, StopsStatus, load_cas
 from services.enforcement.store.stops import StopRequest, load_open_requests
 from services.enforcement.store.sweep_turns import load_swept_at
 from shared.clock import format_instant
+from shared.cursors import After, Cursors
 from shared.db import transaction
 from shared.errors import Refusal
 from shared.events.cloudevents import RegionName, TenantId
@@ -20,7 +21,7 @@ from shared.operators import OperatorWord, Words
 from shared.set_aside import count_set_aside
 
 # PostgreSQL holds no U+0000.
-Text = Annotated[str, Query(max_length=500, pattern="^[^\\x00]*$")]
+_CASES = Cursors("deletion-cases", ("",))
 Limit = Annotated[int, Query(ge=1, le=1000)]
 
 
@@ -77,10 +78,12 @@ def create_routes(service: Service) -> APIRouter:
             return {"stops": [_describe_stop(request) for request in await load_open_requests(connection, limit)]}
 
     @router.get("/deletion-cases")
-    async def cases(after: Text = "", limit: Limit = 1000, state: CaseState | None = None) -> dict[str, object]:
+    async def cases(after: After = None, limit: Limit = 1000, state: CaseState | None = None) -> dict[str, object]:
+        (case_id,) = _CASES.read(after)
         async with transaction(pool) as connection:
-            found = await describe_cases(connection, None, after=after, limit=limit, state=state)
-        return {"deletion_cases": found, "next": found[-1]["case_id"] if len(found) == limit else None}
+            found = await describe_cases(connection, None, after=case_id, limit=limit, state=state)
+        last = (str(found[-1]["case_id"]),) if len(found) == limit else None
+        return {"deletion_cases": found, "next": _CASES.write(last)}
 
     @router.get("/deletion-cases/{region}/{tenant_id}")
     async def cases_of_account(region: RegionName, tenant_id: TenantId) -> dict[str, object]:

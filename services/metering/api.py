@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any
 
-import orjson
 from fastapi import APIRouter, Path, Query
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -28,6 +27,7 @@ from services.metering.store import usage as usage_store
 from services.metering.store.events import WaitingFilter
 from services.metering.store.resources import Resource, Unreadable
 from shared.clock import Clock, format_instant
+from shared.cursors import After, Cursors
 from shared.db import Pool, transaction
 from shared.errors import Refusal
 from shared.events.cloudevents import Identifier, RegionName, TenantId
@@ -41,6 +41,9 @@ from shared.settings import Region
 
 logger = get_logger(__name__)
 
+_WAITING = {state: Cursors(state, ("", "", "")) for state in ("pending", "parked")}
+_CONTRADICTIONS = Cursors("contradictions", ("", "", "", "", ""))
+
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Name = Annotated[str | None, Query(max_length=200)]
 # Whoever asks wants to know whether there is any, and to name some.
@@ -48,7 +51,6 @@ HELD_BACK_MAX = 20
 RUNS_MAX = 1000
 ACCOUNTS_MAX = 100
 # Where a page goes on: the `next` of the one before.
-After = Annotated[str | None, Query(max_length=2000)]
 
 
 class ReleaseRequest(OperatorWord):
@@ -309,8 +311,9 @@ class MeteringApi:
         return await self._waiting(WaitingFilter("parked", region, tenant_id, resource_id, reason), after, limit)
 
     async def _waiting(self, wanted: WaitingFilter, after: str | None, limit: int) -> dict[str, Any]:
+        cursors = _WAITING[wanted.state]
         async with transaction(self._pool) as connection:
-            events = await event_store.list_waiting(connection, wanted, _page_start(after, 3), limit + 1)
+            events = await event_store.list_waiting(connection, wanted, cursors.read(after), limit + 1)
         last = events[limit - 1] if len(events) > limit else None
         return {
             wanted.state: [
@@ -327,7 +330,7 @@ class MeteringApi:
                 }
                 for item in events[:limit]
             ],
-            "next": None if last is None else _page_token(last.topic, last.source, last.event_id),
+            "next": cursors.write(None if last is None else (last.topic, last.source, last.event_id)),
         }
 
     async def release(self, request: ReleaseRequest) -> dict[str, str]:
@@ -353,7 +356,7 @@ class MeteringApi:
                 region=region,
                 tenant_id=tenant_id,
                 resource_id=resource_id,
-                after=_page_start(after, 5),
+                after=_CONTRADICTIONS.read(after),
                 limit=limit + 1,
             )
         last = items[limit - 1] if len(items) > limit else None
@@ -371,9 +374,9 @@ class MeteringApi:
                 }
                 for item in items[:limit]
             ],
-            "next": None
-            if last is None
-            else _page_token(last.region, last.resource_id, last.kind, last.source, last.event_id),
+            "next": _CONTRADICTIONS.write(
+                None if last is None else (last.region, last.resource_id, last.kind, last.source, last.event_id)
+            ),
         }
 
     async def close_contradiction(self, request: CloseRequest) -> dict[str, str]:
@@ -443,20 +446,3 @@ def _describe_run(resource: Resource | Unreadable) -> dict[str, Any]:
 
 def _describe_event(event: Event) -> dict[str, Any]:
     return {**asdict(event), "time": format_instant(event.time_us)}
-
-
-def _page_token(*key: str) -> str:
-    return orjson.dumps(key).decode()
-
-
-def _page_start(after: str | None, length: int) -> list[str]:
-    """The key after which a page begins. Raises Refusal for what is no `next` of this list."""
-    if after is None:
-        return [""] * length
-    try:
-        key = orjson.loads(after)
-    except orjson.JSONDecodeError:
-        key = None
-    if not isinstance(key, list) or len(key) != length or not all(isinstance(part, str) for part in key):
-        raise Refusal("wrong-page", "`after` is the `next` of the page before", status=422)
-    return key

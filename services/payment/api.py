@@ -14,7 +14,6 @@ from services.payment.api_bodies import (
     describe_order,
     describe_quote,
 )
-from services.payment.api_cursor import read_cursor, write_cursor
 from services.payment.app.rates import Rates
 from services.payment.app.topups import TopUpRequest, TopUps
 from services.payment.rules.conversion import parse_amount
@@ -22,10 +21,13 @@ from services.payment.store.history import HistoryEntry, load_history
 from services.payment.store.status import load_status
 from shared.clock import format_instant
 from shared.csv_text import BYTE_ORDER_MARK, format_csv
+from shared.cursors import After, Cursors
 from shared.db import transaction
 from shared.events.cloudevents import Identifier, RegionName, TenantId
 
 PAGE_MAX = 500
+_HISTORY = Cursors("payments", (2**63 - 1,))
+
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 ByteOrderMark = Annotated[bool, Query(description="Begin with a byte order mark, by which Excel knows UTF-8.")]
 
@@ -98,13 +100,17 @@ class PaymentApi:
         return describe_quote(await self._rates.quote(body.region, parse_amount(body.amount, body.currency)))
 
     async def history(
-        self, region: RegionName, tenant_id: TenantId, after: str | None = None, limit: Limit = 50
+        self, region: RegionName, tenant_id: TenantId, after: After = None, limit: Limit = 50
     ) -> dict[str, Any]:
         """A page of the account's Payment History, newest first."""
+        (number,) = _HISTORY.read(after, region, tenant_id)
         async with transaction(self._rates.pool) as connection:
-            entries = await load_history(connection, region, tenant_id, read_cursor(after), limit)
-        last = entries[-1].number if len(entries) == limit else None
-        return {"payments": [describe_entry(entry) for entry in entries], "next": write_cursor(last)}
+            entries = await load_history(connection, region, tenant_id, number, limit)
+        last = (entries[-1].number,) if len(entries) == limit else None
+        return {
+            "payments": [describe_entry(entry) for entry in entries],
+            "next": _HISTORY.write(last, region, tenant_id),
+        }
 
     async def history_csv(self, region: RegionName, tenant_id: TenantId, *, bom: ByteOrderMark = False) -> Response:
         """The whole Payment History: a line per order, payment, refund and dispute, newest order first."""
@@ -114,7 +120,7 @@ class PaymentApi:
 
     async def _write_csv(self, region: str, tenant_id: str, *, bom: bool) -> AsyncIterator[bytes]:
         yield (BYTE_ORDER_MARK if bom else b"") + format_csv([CSV_COLUMNS])
-        before: int | None = None
+        (before,) = _HISTORY.first
         while True:
             async with transaction(self._rates.pool) as connection:
                 entries = await load_history(connection, region, tenant_id, before, PAGE_MAX)

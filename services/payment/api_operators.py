@@ -10,13 +10,11 @@ from services.payment.api_bodies import (
     RateBody,
     RefundBody,
     SettlementBody,
-    Text,
     WithdrawalBody,
     describe_item,
     describe_kept,
     describe_refund_request,
 )
-from services.payment.api_cursor import read_cursor, write_cursor
 from services.payment.app.inbox import Inbox
 from services.payment.app.rates import Rates
 from services.payment.app.refunds import Refunds, RefundWish, Withdrawal
@@ -26,6 +24,7 @@ from services.payment.store.inbox import load_problems
 from services.payment.store.queue import load_items
 from services.payment.store.rates import load_rates
 from shared.clock import format_instant
+from shared.cursors import After, Cursors
 from shared.db import transaction
 from shared.errors import Refusal
 from shared.events.cloudevents import Identifier
@@ -33,6 +32,10 @@ from shared.events.payments import Provider
 from shared.operators import OperatorWord
 
 PAGE_MAX = 500
+_ITEMS = Cursors("operator-items", (0,))
+_REFUNDS = Cursors("refunds", (0, ""), instants=(0,))
+_KEPT_EVENTS = Cursors("events", ("", ""))
+
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
 
 
@@ -84,16 +87,17 @@ class OperatorApi:
 
     async def queue(
         self,
-        after: str | None = None,
+        after: After = None,
         limit: Limit = 100,
         *,
         settled: bool = False,
     ) -> dict[str, Any]:
         """What waits for an operator, oldest first; with `settled` what was decided."""
+        (number,) = _ITEMS.read(after)
         async with transaction(self._rates.pool) as connection:
-            items = await load_items(connection, read_cursor(after) or 0, limit, settled=settled)
-        last = items[-1].item_number if len(items) == limit else None
-        return {"items": [describe_item(item) for item in items], "next": write_cursor(last)}
+            items = await load_items(connection, number, limit, settled=settled)
+        last = (items[-1].item_number,) if len(items) == limit else None
+        return {"items": [describe_item(item) for item in items], "next": _ITEMS.write(last)}
 
     async def settle(self, item_id: Identifier, body: SettlementBody) -> dict[str, Any]:
         """Credit, refund or dismiss; a credit is posted under the payment's own id."""
@@ -112,27 +116,26 @@ class OperatorApi:
         wish = RefundWish(payment_id, body.amount_micros, body.reason, body.actor, idempotency_key)
         return describe_refund_request(await self._refunds.refund(wish))
 
-    async def open_refunds(self, after: Text | None = None, limit: Limit = 100) -> dict[str, Any]:
+    async def open_refunds(self, after: After = None, limit: Limit = 100) -> dict[str, Any]:
         """Refunds that were asked for and have no answer, oldest first."""
-        requests = await self._refunds.list_open(_read_refund_cursor(after), limit)
-        following = None
-        if len(requests) == limit:
-            at_us, request_id = requests[-1].cursor
-            following = f"{at_us}/{request_id}"
-        return {"refunds": [describe_refund_request(request) for request in requests], "next": following}
+        requests = await self._refunds.list_open(_REFUNDS.read(after), limit)
+        last = requests[-1].cursor if len(requests) == limit else None
+        return {
+            "refunds": [describe_refund_request(request) for request in requests],
+            "next": _REFUNDS.write(last),
+        }
 
     async def withdraw_refund(self, request_id: Identifier, body: WithdrawalBody) -> dict[str, Any]:
         """Take a refund request back. One that was sent is asked about first, and refused if it happened."""
         word = Withdrawal(body.actor, body.reason, body.checked)
         return describe_refund_request(await self._refunds.withdraw(request_id, word))
 
-    async def kept_events(self, after: Text | None = None, limit: Limit = 100) -> dict[str, Any]:
+    async def kept_events(self, after: After = None, limit: Limit = 100) -> dict[str, Any]:
         """Callbacks that could not be read or applied, each with its reason."""
-        provider, _, event_id = (after or "").partition("/")
         async with transaction(self._rates.pool) as connection:
-            events = await load_problems(connection, (provider, event_id), limit)
-        following = events[-1].item if len(events) == limit else None
-        return {"events": [describe_kept(event) for event in events], "next": following}
+            events = await load_problems(connection, _KEPT_EVENTS.read(after), limit)
+        last = events[-1].key if len(events) == limit else None
+        return {"events": [describe_kept(event) for event in events], "next": _KEPT_EVENTS.write(last)}
 
     async def apply_event(self, provider: Provider, event_id: Identifier, body: OperatorWord) -> dict[str, str]:
         """Try a kept callback again now."""
@@ -143,13 +146,3 @@ class OperatorApi:
         """Let a kept callback rest: it is tried no more."""
         await self._inbox.dismiss((provider, event_id), body.actor, body.reason)
         return {"provider": provider, "event_id": event_id, "status": "dismissed"}
-
-
-def _read_refund_cursor(after: str | None) -> tuple[int, str]:
-    """Where the next page of refunds begins. Raises Refusal for what no page gave."""
-    if after is None:
-        return 0, ""
-    at_us, _, request_id = after.partition("/")
-    if not at_us.isascii() or not at_us.isdecimal() or len(at_us) > 16:
-        raise Refusal("invalid-cursor", "after is the `next` of the page before", status=422)
-    return int(at_us), request_id

@@ -74,7 +74,7 @@ class BalanceClient:
         """Pages of every order that is pending. Raises TransientFault, also half-way."""
         after = ""
         while True:
-            found = await self._ask(f"/v1/pending-orders?after={quote(after, safe='')}")
+            found = await self._ask(f"/v1/pending-orders{after}")
             if found is None:
                 raise TransientFault("balance does not list its pending orders")
             yield [
@@ -91,7 +91,7 @@ class BalanceClient:
             ]
             if found["next"] is None:
                 return
-            after = found["next"]
+            after = f"?after={quote(found['next'], safe='')}"
 
     async def find_balance(self, region: str, tenant_id: str) -> int | None:
         """An account's balance in micros; None where there is no account.

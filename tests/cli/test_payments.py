@@ -44,11 +44,11 @@ REQUEST = {
 
 
 def test_refunds_without_an_answer_are_listed_and_taken_back(tollkeeper: Tollkeeper, fakes: Fakes) -> None:
-    pages = [{"refunds": [REQUEST], "next": "1/a"}, {"refunds": [REQUEST], "next": None}]
+    pages = [{"refunds": [REQUEST], "next": "a/b"}, {"refunds": [REQUEST], "next": None}]
     fakes.payment.on("GET", "/v1/refunds", lambda _asked: (200, pages.pop(0)))
     ended = tollkeeper("refunds", "list", "--json")
     assert len(ended.document["refunds"]) == 2
-    assert "after=1%2Fa" in fakes.payment.asked[-1].query
+    assert "after=a%2Fb" in fakes.payment.asked[-1].query
     fakes.payment.on("GET", "/v1/refunds", {"refunds": [REQUEST], "next": None})
     ended = tollkeeper("refunds", "list")
     assert ("5f" * 16 in ended.out, "1 refunds without an answer" in ended.out) == (True, True)

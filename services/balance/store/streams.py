@@ -198,7 +198,7 @@ async def load_stream_states(connection: Connection, *, after: int, limit: int, 
     rows = await connection.fetch(
         _STATES
         + """
-        where s.shard > $1 and ($3 is false or s.stopped_reason is not null or w.count > 0)
+        where s.shard > $1::bigint and ($3 is false or s.stopped_reason is not null or w.count > 0)
         order by s.shard limit $2
         """,
         after,

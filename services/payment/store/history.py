@@ -25,9 +25,9 @@ class HistoryEntry:
 
 
 async def load_history(
-    connection: Connection, region: str, tenant_id: str, before: int | None, limit: int
+    connection: Connection, region: str, tenant_id: str, before: int, limit: int
 ) -> list[HistoryEntry]:
-    """A page of entries with numbers below `before` (None: from the newest), in four set-based queries."""
+    """A page of entries with numbers below `before`, in four set-based queries."""
     keys = await connection.fetch(
         """
         (select order_number as number, order_id, null as payment_id from payment_order
@@ -40,7 +40,7 @@ async def load_history(
         """,
         region,
         tenant_id,
-        2**63 - 1 if before is None else before,
+        before,
         limit,
     )
     order_ids = [key["order_id"] for key in keys if key["order_id"]]
