@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from services.metering.app.deletions import WaitingDeletion, read_waiting_deletion, when_deleted
+from services.metering.app.off_loop import count_events, work_through
 from services.metering.app.work import ResourceKey, Work
 from services.metering.metrics import EVENTS_WITHOUT_EFFECT
 from services.metering.rules.acceptance import RETRACTED, Amendment, Decision, Limits, admit, admit_correction
@@ -121,12 +122,21 @@ async def apply_lifecycle(work: Work, incoming: Sequence[Incoming], rules: Rules
     if not incoming:
         return Outcome()
     known = await _load_known(work, incoming, is_restoring=not rules.publishes)
-    taking = _Taking(work, rules, known, together=True)
-    if not taking.take_all(incoming):
-        taking = _Taking(work, rules, known, together=False)
-        taking.take_all(incoming)
+    events = len(incoming) + count_events(work.resources.values())
+    taking = await work_through(events, lambda: _take_all(_Taking(work, rules, known), incoming))
     await _save(work, taking.outcome, taking.changed, known)
     return taking.outcome
+
+
+def _take_all(taking: "_Taking", incoming: Sequence[Incoming]) -> "_Taking":
+    """Decide on all; once more where resources have corrections that can't be believed, those event by event."""
+    unbelievable = taking.take_all(incoming)
+    if not unbelievable:
+        return taking
+    again = taking.begin_again(unbelievable)
+    unbelievable = again.take_all(incoming)
+    assert not unbelievable, f"events of other resources changed what {unbelievable} cost"
+    return again
 
 
 async def _load_known(work: Work, incoming: Sequence[Incoming], *, is_restoring: bool) -> _Known:
@@ -193,13 +203,16 @@ class _Open:
 
 
 class _Taking:
-    """Decides on events one after another, as they came; `together` charges a resource once for all of them."""
+    """Decides on events one after another, as they came. A resource is charged once for all of its events.
 
-    def __init__(self, work: Work, rules: Rules, known: _Known, *, together: bool) -> None:
+    Those of the resources `apart` are charged one by one.
+    """
+
+    def __init__(self, work: Work, rules: Rules, known: _Known, apart: frozenset[ResourceKey] = frozenset()) -> None:
         self._work = work
         self._rules = rules
         self._known = known
-        self._together = together
+        self._apart = apart
         self.outcome = Outcome()
         self._claims = {**known.fingerprints, **known.waiting}
         self._applied = dict(known.fingerprints)
@@ -209,14 +222,18 @@ class _Taking:
         # Resources whose histories were changed, with what they were before.
         self.changed: dict[ResourceKey, Resource | None] = {}
 
-    def take_all(self, incoming: Iterable[Incoming]) -> bool:
-        """False if the events of a resource, taken together, would debit more than can be believed."""
+    def begin_again(self, apart: frozenset[ResourceKey]) -> "_Taking":
+        """The same task, from its beginning: this one has written nothing."""
+        return _Taking(self._work, self._rules, self._known, apart)
+
+    def take_all(self, incoming: Iterable[Incoming]) -> frozenset[ResourceKey]:
+        """Resources whose events, taken together, would debit more than can be believed; none: all is written."""
         # Last in, first out: what an event releases follows it at once.
         queue = list(reversed(list(incoming)))
         while queue:
             released = self._take(queue.pop())
             queue += reversed(released)
-        return not self._together or self._write_all()
+        return self._write_all()
 
     def _take(self, item: Incoming) -> list[Incoming]:
         """Decide on an event; return the waiting ones that it releases."""
@@ -281,7 +298,7 @@ class _Taking:
             resource = self._work.resources.get(item.resource)
             draft = Draft(None if resource is None else resource.history)
             opened = _Open(draft, resource, item.event)
-            if self._together:
+            if item.resource not in self._apart:
                 self._open[item.resource] = opened
         return opened
 
@@ -306,16 +323,15 @@ class _Taking:
             event = None if fact.type == RETRACTED else fact
             opened.draft.replace(amendment.target, item.key, event, amendment.reason)
         opened.causes.append(item.cause)
-        return Decision("apply") if self._together else self._write(opened, item.resource)
+        return self._write(opened, item.resource) if item.resource in self._apart else Decision("apply")
 
-    def _write_all(self) -> bool:
+    def _write_all(self) -> frozenset[ResourceKey]:
         """Charge what the drafts say; change nothing at all if one of them is not to be believed."""
         written = [(key, opened, *self._compute(opened, key)) for key, opened in self._open.items() if opened.causes]
-        if any(decision.outcome != "apply" for *_, decision in written):
-            return False
-        for key, opened, after, lines, _ in written:
+        unbelievable = frozenset(key for key, *_, decision in written if decision.outcome != "apply")
+        for key, opened, after, lines, _ in () if unbelievable else written:
             self._put(key, opened, after, lines)
-        return True
+        return unbelievable
 
     def _write(self, opened: _Open, key: ResourceKey) -> Decision:
         after, lines, decision = self._compute(opened, key)

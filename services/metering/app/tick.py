@@ -15,6 +15,7 @@ from functools import partial
 from services.metering import metrics
 from services.metering.app.cache import ShardCache, Tables, TickPlan
 from services.metering.app.guard import ClockGuard
+from services.metering.app.off_loop import count_events, work_through
 from services.metering.app.read_until import ReadUntil
 from services.metering.app.work import FUNCTION_VERSION, Prices, charge_message
 from services.metering.batches import BatchHead, Window, encode_empty, encode_parts, encode_tick
@@ -199,7 +200,9 @@ class Ticker:
             cache = await self._fresh_cache(connection, shard, tables)
             through_us = self._through_us(shard, target_us)
             await self._heat_expired(connection, cache, through_us)
-            plan = cache.plan(through_us, tables, await self._load_retried(connection, cache))
+            retried = await self._load_retried(connection, cache)
+            events = count_events(cache.hot.values()) + count_events(retried)
+            plan = await work_through(events, partial(cache.plan, through_us, tables, retried))
             batches = _encode(shard, head, cache, plan)
             rows += batches
             version = await self._set_aside(connection, shard, plan)
@@ -266,7 +269,7 @@ class Ticker:
             cache.catch_up(shard.metered_through_us, tables, await shard_store.load_burns(connection, shard.shard))
         if cache.version < shard.version:
             changed = await resource_store.load_changed(connection, shard.shard, cache.version)
-            cache.load(changed, tables, shard.version)
+            await _load(cache, changed, tables, shard.version)
         return cache
 
     async def _read_whole(self, connection: Connection, shard: Shard, tables: Tables) -> ShardCache:
@@ -275,7 +278,7 @@ class Ticker:
             shard.version, shard.metered_through_us, await shard_store.load_burns(connection, shard.shard)
         )
         resources = await resource_store.load_open(connection, shard.shard, shard.metered_through_us)
-        cache.load(resources, tables, shard.version)
+        await _load(cache, resources, tables, shard.version)
         return cache
 
     async def _snapshot(self, connection: Connection, shard: Shard, tables: Tables) -> ShardCache | None:
@@ -292,7 +295,7 @@ class Ticker:
         cache = ShardCache.of_snapshot(stored.version, stored.through_us, burns, snapshot)
         if snapshot.unrested:
             unrested = await resource_store.load_resources(connection, snapshot.unrested)
-            cache.load(unrested, tables, stored.version)
+            await _load(cache, unrested, tables, stored.version)
         return cache
 
     async def _save_idle(self) -> bool:
@@ -316,6 +319,10 @@ class Ticker:
         expired = cache.expired(through_us)
         if expired:
             cache.heat(await resource_store.load_resources(connection, expired))
+
+
+async def _load(cache: ShardCache, resources: Sequence[Resource | Unreadable], tables: Tables, version: int) -> None:
+    await work_through(count_events(resources), partial(cache.load, resources, tables, version))
 
 
 def _name(key: tuple[str, str]) -> str:

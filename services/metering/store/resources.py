@@ -1,5 +1,6 @@
 """SQL of resources and of what waits for a price."""
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -8,6 +9,9 @@ import asyncpg
 from services.metering.rules.history import History, decode_history, encode_history
 from shared.db import Connection
 from shared.errors import Corruption, TransientFault
+
+# Some 10 ms of work.
+DECODED_ON_LOOP_BYTES = 250_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,13 @@ def _read(row: asyncpg.Record) -> Resource | Unreadable:
         )
 
 
+async def _read_all(rows: Sequence[asyncpg.Record]) -> list[Resource | Unreadable]:
+    """Long histories are decoded beside the event loop."""
+    if sum(len(row["history"]) for row in rows) <= DECODED_ON_LOOP_BYTES:
+        return [_read(row) for row in rows]
+    return await asyncio.to_thread(lambda: [_read(row) for row in rows])
+
+
 async def load_resources(connection: Connection, keys: Collection[tuple[str, str]]) -> list[Resource | Unreadable]:
     """The resources of the given (region, resource id), those that exist."""
     rows = await connection.fetch(
@@ -98,7 +109,7 @@ async def load_resources(connection: Connection, keys: Collection[tuple[str, str
         [key[0] for key in keys],
         [key[1] for key in keys],
     )
-    return [_read(row) for row in rows]
+    return await _read_all(rows)
 
 
 async def load_open_of(
@@ -124,7 +135,7 @@ async def load_open_of(
         *after,
         limit,
     )
-    return [_read(row) for row in rows]
+    return await _read_all(rows)
 
 
 async def load_owner(connection: Connection, region: str, resource_id: str) -> str | None:
@@ -142,14 +153,14 @@ async def load_changed(connection: Connection, shard: int, version: int) -> list
         shard,
         version,
     )
-    return [_read(row) for row in rows]
+    return await _read_all(rows)
 
 
 async def load_all(connection: Connection, shard: int) -> list[Resource]:
     """All the shard's resources, the ended ones too. Raises Corruption where a history can't be read."""
     rows = await connection.fetch(f"select {_COLUMNS} from resource where shard = $1", shard)  # noqa: S608
     found: list[Resource] = []
-    for item in map(_read, rows):
+    for item in await _read_all(rows):
         if isinstance(item, Unreadable):
             raise Corruption(f"{item.region}/{item.resource_id}: {item.reason}")
         found.append(item)
@@ -164,7 +175,7 @@ async def load_open(connection: Connection, shard: int, through_us: int) -> list
         shard,
         through_us,
     )
-    return [_read(row) for row in rows]
+    return await _read_all(rows)
 
 
 async def write_resources(
@@ -276,7 +287,7 @@ async def load_listed(
         source,
         at_us,
     )
-    return [_read(row) for row in rows]
+    return await _read_all(rows)
 
 
 async def set_charged_through(
