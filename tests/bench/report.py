@@ -148,10 +148,16 @@ def _intake_rows(figures: Figures) -> list[Row]:
         made += [
             Row(what, "5,000 at 10,000", f"{slowest:,.0f}", slowest >= 5000 if designed else None),
             Row(
-                "  the first tenth over the last",
+                "  the first fifth over the last",
                 "<= 2",
                 f"{hot.slowdown:.2f}",
                 hot.slowdown <= 2 if designed else None,
+            ),
+            Row(
+                "  its longest answer to /healthz meanwhile, ms",
+                "<= 50",
+                f"{1000 * hot.longest:.0f}",
+                hot.longest <= 0.05 if designed else None,
             ),
         ]
     return made

@@ -82,19 +82,20 @@ TARGETED = (
     "first tick of a new worker",
     "cost per charge",
     "one container's",
-    "  the first tenth",
+    "  the first fifth",
+    "  its longest answer",
 )
 
 
 def test_no_mark_where_the_shape_is_not_that_of_the_target() -> None:
     small = Figures(
-        {"charges": make_measured(10), "few": make_measured(5)}, hot={"in order": Hot(100, 9000.0, 8000.0, 0)}
+        {"charges": make_measured(10), "few": make_measured(5)}, hot={"in order": Hot(100, 9000.0, 8000.0, 0.01, 0)}
     )
     assert {mark(small, what) for what in TARGETED} == {None}
-    hot = {"in order": Hot(10_000, 9000.0, 4000.0, 0)}
+    hot = {"in order": Hot(10_000, 9000.0, 4000.0, 0.06, 0)}
     designed = Figures({"charges": make_measured(10_000), "few": make_measured(100)}, hot=hot)
     # Six million charges in two seconds; the same processor time for a hundredth of them.
-    assert [mark(designed, what) for what in TARGETED] == [True, True, True, True, True, False, False]
+    assert [mark(designed, what) for what in TARGETED] == [True, True, True, True, True, False, False, False]
 
 
 @pytest.mark.parametrize(("load", "late", "wrong"), [(600.0, 0, 0), (700.0, 3, 0), (700.0, 0, 1)])
@@ -107,4 +108,4 @@ def test_a_load_that_was_not_reached_gets_no_mark(load: float, late: int, wrong:
 
 def test_whatever_is_wrong_is_an_exit_code() -> None:
     assert Figures({"charges": make_measured(1)}).wrong == 0
-    assert Figures({"charges": make_measured(1, wrong=2)}, hot={"late": Hot(1, 1.0, 1.0, 3)}).wrong == 5
+    assert Figures({"charges": make_measured(1, wrong=2)}, hot={"late": Hot(1, 1.0, 1.0, 0.01, 3)}).wrong == 5
