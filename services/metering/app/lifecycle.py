@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from services.metering.app.deletions import WaitingDeletion, read_waiting_deletion, when_deleted
-from services.metering.app.off_loop import count_events, work_through
+from services.metering.app.off_loop import PIECES_AT_ONCE, Steps, count_events, walk
 from services.metering.app.work import ResourceKey, Work
 from services.metering.metrics import EVENTS_WITHOUT_EFFECT
 from services.metering.rules.acceptance import RETRACTED, Amendment, Decision, Limits, admit, admit_correction
@@ -122,19 +122,19 @@ async def apply_lifecycle(work: Work, incoming: Sequence[Incoming], rules: Rules
     if not incoming:
         return Outcome()
     known = await _load_known(work, incoming, is_restoring=not rules.publishes)
-    events = len(incoming) + count_events(work.resources.values())
-    taking = await work_through(events, lambda: _take_all(_Taking(work, rules, known), incoming))
+    longest = max(count_events(work.resources.values()), default=0)
+    taking = await walk(_take_all(_Taking(work, rules, known), incoming), longest)
     await _save(work, taking.outcome, taking.changed, known)
     return taking.outcome
 
 
-def _take_all(taking: "_Taking", incoming: Sequence[Incoming]) -> "_Taking":
+def _take_all(taking: "_Taking", incoming: Sequence[Incoming]) -> "Steps[_Taking]":
     """Decide on all; once more where resources have corrections that can't be believed, those event by event."""
-    unbelievable = taking.take_all(incoming)
+    unbelievable = yield from taking.take_all(incoming)
     if not unbelievable:
         return taking
     again = taking.begin_again(unbelievable)
-    unbelievable = again.take_all(incoming)
+    unbelievable = yield from again.take_all(incoming)
     assert not unbelievable, f"events of other resources changed what {unbelievable} cost"
     return again
 
@@ -226,14 +226,18 @@ class _Taking:
         """The same task, from its beginning: this one has written nothing."""
         return _Taking(self._work, self._rules, self._known, apart)
 
-    def take_all(self, incoming: Iterable[Incoming]) -> frozenset[ResourceKey]:
+    def take_all(self, incoming: Iterable[Incoming]) -> Steps[frozenset[ResourceKey]]:
         """Resources whose events, taken together, would debit more than can be believed; none: all is written."""
         # Last in, first out: what an event releases follows it at once.
         queue = list(reversed(list(incoming)))
+        taken = 0
         while queue:
             released = self._take(queue.pop())
             queue += reversed(released)
-        return self._write_all()
+            taken += 1
+            if taken % PIECES_AT_ONCE == 0:
+                yield
+        return (yield from self._write_all())
 
     def _take(self, item: Incoming) -> list[Incoming]:
         """Decide on an event; return the waiting ones that it releases."""
@@ -325,9 +329,14 @@ class _Taking:
         opened.causes.append(item.cause)
         return self._write(opened, item.resource) if item.resource in self._apart else Decision("apply")
 
-    def _write_all(self) -> frozenset[ResourceKey]:
+    def _write_all(self) -> Steps[frozenset[ResourceKey]]:
         """Charge what the drafts say; change nothing at all if one of them is not to be believed."""
-        written = [(key, opened, *self._compute(opened, key)) for key, opened in self._open.items() if opened.causes]
+        written = []
+        for number, (key, opened) in enumerate(self._open.items()):
+            if opened.causes:
+                written.append((key, opened, *self._compute(opened, key)))
+            if number % PIECES_AT_ONCE == 0:
+                yield
         unbelievable = frozenset(key for key, *_, decision in written if decision.outcome != "apply")
         for key, opened, after, lines, _ in () if unbelievable else written:
             self._put(key, opened, after, lines)
