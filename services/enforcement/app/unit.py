@@ -107,10 +107,12 @@ class Unit:
         The others wait, due: for the breaker, for balance's answer whether the account is still to be stopped, or for
         metering's whose run it is.
         """
+        # By the clock as it is now: the accounts' locks can have been waited for.
+        now_us = self._clock.now_us()
         told = [
             request
             for request in scene.opened
-            if is_news(scene.accounts[request.key], self.now_us) and not scene.is_doubtful(request)
+            if is_news(scene.accounts[request.key], now_us) and not scene.is_doubtful(request)
         ]
         self.waiting_stops += len(scene.opened) - await self.send_stops(scene, "first", told)
         self.on_commit(lambda: metrics.STOPS_REQUESTED.inc(len(scene.opened)))
