@@ -35,7 +35,9 @@ async def load_case(connection: Connection, case_id: str) -> Case | None:
 async def claim_due_case(
     connection: Connection, now_us: int, lease_seconds: float, *, with_plans: bool
 ) -> tuple[Case, int] | None:
-    """Claim the case that is due for the longest, of those that nobody looks at: with how often it was in vain so far.
+    """Claim the due case that waits longest for a look, of those that nobody looks at: with its looks in vain so far.
+
+    Those that are frozen for good take their turns like all others, however many they are and since when.
 
     A claim ends by itself: other processes look at the case again if this one is frozen or dies. Left out are cases
     looked at within their pause, cases set aside, and unless `with_plans` mere plans: whoever only plans has seen them,
@@ -50,7 +52,7 @@ async def claim_due_case(
             and ($3 or state <> 'plan')
             and not exists (select from set_aside s
               where (s.kind, s.item) = ('deletion', d.case_id) and still_held(s, $1))
-          order by due_at, case_id limit 1 for update skip locked)
+          order by next_look_at, due_at, case_id limit 1 for update skip locked)
         returning {_COLUMNS}, c.looks
         """,  # noqa: S608 - the columns are constant
         now_us,
