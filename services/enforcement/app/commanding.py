@@ -43,13 +43,17 @@ class Commanding:
         self._guard = guard
 
     async def begin(self, known: Case, permit: PermitAnswer, evidence: Evidence) -> list[Target]:
-        """Note the permit, the evidence and the resources; return those whose command is due."""
+        """Note the permit, the evidence and the resources; return those whose command is due.
+
+        None are where another process has changed the case since it was claimed: what it found is newer.
+        """
         async with self._enforce.unit() as (connection, unit):
             scene = await unit.begin([known.key])
             cases = await load_cases(connection, [known.key])
             scene.add_cases(cases)
             current = find_open(cases, known)
-            if current is None:
+            if current is None or _found(current) != _found(known):
+                logger.info("deletion.not_begun", case_id=known.case_id, why="the case was changed meanwhile")
                 return []
             case = scene.change_case(
                 replace(
@@ -71,7 +75,7 @@ class Commanding:
             targets = await load_targets(connection, case.case_id)
         return [target for target in targets if target.is_due(unit.now_us)]
 
-    async def command(self, known: Case, resource_id: str, redemption: RedemptionAnswer) -> bool:
+    async def command(self, known: Case, resource_id: str, redemption: RedemptionAnswer, evidence_from_us: int) -> bool:
         """Append one command, if everything that is locked now still agrees; return whether the case stands.
 
         Raises BreakerError, and TransientFault if the clock jumped.
@@ -87,9 +91,12 @@ class Commanding:
                 account=scene.accounts[known.key],
                 is_done=target is None or target.done_at_us is not None,
                 next_command_at_us=None if target is None else target.next_command_at_us,
+                evidence_from_us=evidence_from_us,
+                permit_id=redemption.permit_id,
                 redemption_expires_at_us=redemption.expires_at,
                 halts=await load_halts_of(connection, known.key.region),
-                now_us=unit.now_us,
+                # Not the unit's: the locks can have been waited for.
+                now_us=self._enforce.clock.now_us(),
             )
             objection = find_command_objection(order)
             if objection is not None or current is None or target is None:
@@ -143,6 +150,11 @@ class Commanding:
         )
         unit.on_commit(metrics.DELETION_REPEATS_HELD_BACK.inc)
         return False
+
+
+def _found(case: Case) -> tuple[str, str | None, str | None]:
+    """What examining a case came to."""
+    return case.state, case.reason, case.permit_id
 
 
 def find_open(cases: list[Case], known: Case) -> Case | None:

@@ -29,7 +29,7 @@ from services.enforcement.rules.guards import (
 from services.enforcement.store.cases import claim_due_case, load_cases, pause_case, save_evidence
 from services.enforcement.store.doubts import note_doubt
 from services.enforcement.store.resources import load_live
-from services.enforcement.store.targets import insert_targets, load_targets
+from services.enforcement.store.targets import Target, insert_targets, load_targets
 from shared.clock import SECOND_US
 from shared.db import is_transient, transaction
 from shared.errors import TransientFault
@@ -127,7 +127,7 @@ class Deletions:
         try:
             permit = await self._balance.ask_permit(case.key, case.negative_since_us, self._permit_due_us(case))
             targets = await self._commanding.begin(case, permit, evidence)
-            return await self._carry_out(case, permit.permit_id, [target.resource_id for target in targets])
+            return await self._carry_out(case, permit.permit_id, targets, evidence.began_at_us)
         except RefusedError as error:
             if error.code not in OF_ORDERS_OR_TIME:
                 case = replace(case, deletable_at_us=None)
@@ -144,7 +144,7 @@ class Deletions:
         grace_us = self._settings.grace_of(case.key.region).grace_seconds * SECOND_US
         return max(case.due_at_us, case.negative_since_us + grace_us, case.deletable_at_us or 0)
 
-    async def _carry_out(self, case: Case, permit_id: str, resource_ids: list[str]) -> bool:
+    async def _carry_out(self, case: Case, permit_id: str, targets: Sequence[Target], evidence_from_us: int) -> bool:
         """Command resource by resource, each redeemed right before; one that fails holds up no other.
 
         What metering charges nobody for, or somebody else, is not deleted for this account's debts: two tenants may
@@ -152,13 +152,13 @@ class Deletions:
         """
         failures: list[Exception] = []
         others: list[str] = []
-        for resource_id in resource_ids:
+        for resource_id in (target.resource_id for target in targets):
             try:
                 if not await self._metering.is_owner(case.key, resource_id):
                     others.append(resource_id)
                     continue
                 redemption = await self._balance.redeem(permit_id, resource_id)
-                if not await self._commanding.command(case, resource_id, redemption):
+                if not await self._commanding.command(case, resource_id, redemption, evidence_from_us):
                     break
             except (RefusedError, BreakerError):
                 raise

@@ -40,6 +40,7 @@ class _Surveyed:
     """`metering` was asked before `balance`: what it had charged by then, balance can have posted."""
 
     asked_at: float
+    began_at_us: int
     unseen_records: int
     metering: MeteringStatus | None
     balance: BalanceStatus
@@ -91,6 +92,7 @@ class Survey:
             live = await load_live_ids(connection, case.key)
         return Evidence(
             asked_at_us=asked_at_us,
+            began_at_us=surveyed.began_at_us,
             account=None if answer is None else answer.to_account(),
             known_version=versions.get(case.key, 0),
             without_reversals_micros=None if answer is None else answer.balance_without_reversals_micros,
@@ -107,13 +109,14 @@ class Survey:
         known, now = self._surveyed, asyncio.get_running_loop().time()
         if known is not None and now - known.asked_at <= (AGE_SECONDS_MAX if known.is_good else BAD_AGE_SECONDS_MAX):
             return known
+        began_at_us = self._enforce.clock.now_us()
         unseen = await self._catch_up()
         metering = await _or_none(self._neighbours.metering.load_status())
         balance = await self._neighbours.balance.load_status()
         pays = await _answers(self._neighbours.payment.check())
         # As of its end: a bad survey of slow neighbours is not out of date before it is used.
         asked_at = now if metering is not None and pays else asyncio.get_running_loop().time()
-        self._surveyed = _Surveyed(asked_at, unseen, metering, balance, pays)
+        self._surveyed = _Surveyed(asked_at, began_at_us, unseen, metering, balance, pays)
         return self._surveyed
 
     async def _catch_up(self) -> int:

@@ -14,6 +14,8 @@ from shared.clock import HOUR_US, SECOND_US, format_instant
 
 # As balance has it: orders that nobody tried to pay delay a deletion by no more than this, all together.
 UNATTEMPTED_DELAY_US = 2 * HOUR_US
+# A decision is carried out within this time of its first question, or made again.
+EVIDENCE_US_MAX = 60 * SECOND_US
 # So many of what is not known are named.
 NAMED_MAX = 5
 
@@ -59,9 +61,13 @@ class PaymentsSeen:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What was seen when a due case was examined. None is "not known" and freezes."""
+    """What was seen when a due case was examined. None is "not known" and freezes.
+
+    The first question was asked at `began_at_us`, the last one at `asked_at_us`.
+    """
 
     asked_at_us: int
+    began_at_us: int
     account: Account | None = None  # balance's fresh answer
     known_version: int = 0  # the newest version that this service had seen before
     without_reversals_micros: int | None = None  # the balance without refunds, disputes and operators' debits
@@ -282,6 +288,8 @@ class Order:
     account: Account
     is_done: bool
     next_command_at_us: int | None
+    evidence_from_us: int
+    permit_id: str
     redemption_expires_at_us: int
     halts: tuple[str, ...]
     now_us: int
@@ -329,6 +337,22 @@ def _account_since(order: Order) -> str | None:
     return "the account is below zero since another instant"
 
 
+def _case_changed(order: Order) -> str | None:
+    """Another process has examined the case meanwhile, and found something else."""
+    if order.case is None or not order.case.is_open:
+        return None
+    if (order.case.state, order.case.permit_id) == ("carrying_out", order.permit_id):
+        return None
+    return f"the case was changed meanwhile: it is {order.case.state}"
+
+
+def _evidence_old(order: Order) -> str | None:
+    """What was seen can be true no more: a process can be paused between any two of its steps."""
+    if 0 <= order.now_us - order.evidence_from_us <= EVIDENCE_US_MAX:
+        return None
+    return f"the evidence is of {format_instant(order.evidence_from_us)}: it is asked for again"
+
+
 def _target_done(order: Order) -> str | None:
     return "the resource is gone" if order.is_done else None
 
@@ -351,6 +375,8 @@ COMMAND_GUARDS: tuple[CommandGuard, ...] = (
     CommandGuard("due", _case_moved),
     CommandGuard("negative", _account_recovered),
     CommandGuard("since", _account_since),
+    CommandGuard("changed", _case_changed),
+    CommandGuard("evidence", _evidence_old),
     CommandGuard("done", _target_done, of_target=True),
     CommandGuard("commanded", _target_commanded, of_target=True),
     CommandGuard("redemption", _redemption_expired),

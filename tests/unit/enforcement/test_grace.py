@@ -97,6 +97,7 @@ class Pair:
         """Evidence in which everything but the account agrees."""
         return Evidence(
             self.now_us,
+            self.now_us,
             _account(self.standing),
             self.known.version,
             self.standing.balance_micros,

@@ -10,6 +10,7 @@ from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.rules.deletion import Case
 from services.enforcement.rules.guards import (
     COMMAND_GUARDS,
+    EVIDENCE_US_MAX,
     GUARDS,
     UNATTEMPTED_DELAY_US,
     BalanceSeen,
@@ -37,7 +38,7 @@ DEBTOR = Account(ACME, 7, "negative", -5, SINCE_US)
 BALANCE = BalanceSeen(NOW_US, 3, None)
 METERING = MeteringSeen(NOW_US, 3, NOW_US - LAG_US, None)
 PAYMENTS = PaymentsSeen(NOW_US, ())
-AGREED = Evidence(NOW_US, DEBTOR, 7, -1, BALANCE, METERING, PAYMENTS, 0, (), (), ())
+AGREED = Evidence(NOW_US, NOW_US, DEBTOR, 7, -1, BALANCE, METERING, PAYMENTS, 0, (), (), ())
 
 
 def account(**changes: object) -> Callable[[Evidence], Evidence]:
@@ -163,7 +164,7 @@ def test_a_case_that_is_not_due_alone_keeps_everything(name: str, case: Case, mo
 
 
 def test_nothing_known_is_objected_to_by_everybody_who_asks() -> None:
-    assert set(objections(CASE, Evidence(NOW_US))) == {
+    assert set(objections(CASE, Evidence(NOW_US, NOW_US))) == {
         "unseen",
         "balance-clock",
         "metering-clock",
@@ -173,14 +174,19 @@ def test_nothing_known_is_objected_to_by_everybody_who_asks() -> None:
     }
 
 
-ORDER = Order(CASE, CASE, DEBTOR, False, NOW_US, NOW_US + SECOND_US, (), NOW_US)
+BEGUN = replace(CASE, state="carrying_out", permit_id="permit-1")
+ORDER = Order(BEGUN, CASE, DEBTOR, False, NOW_US, NOW_US, "permit-1", NOW_US + SECOND_US, (), NOW_US)
 REFUSALS: list[tuple[str, Order]] = [
     ("case", replace(ORDER, case=None)),
-    ("case", replace(ORDER, case=replace(CASE, state="cancelled"))),
-    ("due", replace(ORDER, case=replace(CASE, due_at_us=NOW_US + 1))),
+    ("case", replace(ORDER, case=replace(BEGUN, state="cancelled"))),
+    ("due", replace(ORDER, case=replace(BEGUN, due_at_us=NOW_US + 1))),
     ("negative", replace(ORDER, account=replace(DEBTOR, balance_micros=0))),
     ("negative", replace(ORDER, account=replace(DEBTOR, state="ok"))),
     ("since", replace(ORDER, account=replace(DEBTOR, negative_since_us=SINCE_US + 1))),
+    ("changed", replace(ORDER, case=replace(BEGUN, state="frozen", reason="metering lags"))),
+    ("changed", replace(ORDER, case=replace(BEGUN, permit_id="permit-2"))),
+    ("evidence", replace(ORDER, evidence_from_us=NOW_US - EVIDENCE_US_MAX - 1)),
+    ("evidence", replace(ORDER, evidence_from_us=NOW_US + 1)),
     ("done", replace(ORDER, is_done=True)),
     ("commanded", replace(ORDER, next_command_at_us=NOW_US + 1)),
     ("redemption", replace(ORDER, redemption_expires_at_us=NOW_US)),
