@@ -42,7 +42,7 @@ async def test_a_stop_that_can_not_be_sent_stands_before_nobody(
     with monkeypatch.context() as patch:
         patch.setattr(Messages, "stop", stop_or_fail)
         await world.send_due_stops()
-        assert await set_aside(world) == [("stop", "vn/ctr-2")]
+        assert await set_aside(world) == [("stop", "vn/acme/ctr-2")]
         repeated = [command["subject"] for command in await world.sent(COMMANDS)][5:]
         assert sorted(repeated) == ["ctr-0", "ctr-1", "ctr-3", "ctr-4"]
     world.move(HOUR_SECONDS)

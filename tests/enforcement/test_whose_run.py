@@ -49,7 +49,7 @@ async def test_what_contradicts_is_not_stopped_before_metering_says_whose_it_is(
         await world.send_due_stops()
     assert await stopped(world) == [], "another account pays for it"
     [aside] = await world.fetch("select item, reason from set_aside")
-    assert aside["item"] == "vn/ctr-1"
+    assert aside["item"] == "vn/acme/ctr-1"
     assert "charges another account" in aside["reason"]
     world.metering.charged["ctr-1"] = ("acme", "run")
     world.move(3600)
@@ -88,3 +88,33 @@ async def test_what_nothing_contradicts_is_stopped_at_once_also_without_metering
     world.move(3600)
     await world.send_due_stops()
     assert await stopped(world) == ["run", "run"]
+
+
+async def hold_for_long(world: World) -> None:
+    """Acme's stop is held back, ever longer: another account is charged for what acme was said to have created."""
+    await run_and_fall(world, "claim")
+    world.metering.charged["ctr-1"] = ("other", "run-2")
+    for _ in range(10):
+        world.move(3600)
+        await world.send_due_stops()
+    assert await stopped(world) == []
+
+
+async def test_the_stop_of_whose_it_is_does_not_wait_behind_the_one_of_whose_it_is_not(open_world: Open) -> None:
+    world = await open_world()
+    await hold_for_long(world)
+    await world.learn(account("exhausted", 2, key=OTHER))
+    world.move(31)
+    await world.service.charged_runs.compare()
+    await world.send_due_stops()
+    assert await stopped(world) == ["run-2"]
+
+
+async def test_the_stop_of_a_new_run_does_not_wait_behind_the_one_of_an_old_run(open_world: Open) -> None:
+    world = await open_world()
+    await hold_for_long(world)
+    now_us = world.clock.now_us()
+    world.metering.charged["ctr-1"] = ("acme", "run-3")
+    await world.learn(happened("stopped", "ctr-1", now_us, "end"), happened("started", "ctr-1", now_us + 1, "run-3"))
+    await world.send_due_stops()
+    assert await stopped(world) == ["run-3"]

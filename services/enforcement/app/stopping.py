@@ -21,7 +21,7 @@ from services.enforcement.clients.metering import MeteringClient
 from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.rules.stops import Charged, find_stop_objection
 from services.enforcement.store.resources import load_found
-from services.enforcement.store.stops import StopRequest, StopTurn, load_due_ids, load_requests
+from services.enforcement.store.stops import STOP, StopRequest, StopTurn, load_due_ids, load_requests, name_stop
 from shared.clock import SECOND_US
 from shared.db import transaction
 from shared.errors import RecordError
@@ -98,9 +98,9 @@ class Stopping:
         wanted = [item for item in due if item[0] in agreed]
         held: dict[str, str] = {}
         act = partial(self._send, turn, asked_at, charged, held)
-        sent = await self._enforce.isolation.apply("stop", wanted, _name_stop, act, held=held)
+        sent = await self._enforce.isolation.apply(STOP, wanted, _name_stop, act, held=held)
         for item, reason in held.items():
-            await self._enforce.isolation.set_aside("stop", item, RecordError("stop_held", reason))
+            await self._enforce.isolation.set_aside(STOP, item, RecordError("stop_held", reason))
         return sent
 
     async def _ask(self, due: Sequence[_Due]) -> set[AccountKey]:
@@ -118,7 +118,7 @@ class Stopping:
             pause = Pause() if isinstance(error, UnusableAnswerError) else PASSING
             for item in due:
                 if item[0] == key:
-                    await self._enforce.isolation.set_aside("stop", _name_stop(item), error, pause)
+                    await self._enforce.isolation.set_aside(STOP, _name_stop(item), error, pause)
         await self._enforce.apply_answers(known)
         metrics.STOPS_DROPPED.inc(sum(not account.must_stop for account in known))
         return {account.key for account in known if account.must_stop}
@@ -172,4 +172,4 @@ def _name_request(request: StopRequest) -> str:
 
 def _name_stop(due: _Due) -> str:
     key, resource_id = due
-    return f"{key.region}/{resource_id}"
+    return name_stop(key, resource_id)

@@ -19,7 +19,15 @@ from services.enforcement.store.accounts import lock_accounts, save_accounts
 from services.enforcement.store.breakers import take_allowance
 from services.enforcement.store.cases import load_case, load_cases, save_cases
 from services.enforcement.store.resources import load_live, load_resources, load_running, save_resources
-from services.enforcement.store.stops import StopRequest, StopTurn, load_metering_only, load_requests, save_requests
+from services.enforcement.store.stops import (
+    STOP,
+    StopRequest,
+    StopTurn,
+    load_metering_only,
+    load_requests,
+    name_stop,
+    save_requests,
+)
 from services.enforcement.store.targets import load_targets, mark_done, mark_undone
 from shared.clock import MINUTE_US, Clock
 from shared.db import Connection, day_of, ensure_partitions
@@ -170,6 +178,8 @@ class Unit:
         connection, now_us = self._connection, self.now_us
         await save_accounts(connection, [scene.accounts[key] for key in sorted(scene.changed_accounts)], now_us)
         await save_resources(connection, [scene.changed_resources[key] for key in sorted(scene.changed_resources)])
+        # What held back a request before, its run's or an earlier one's, is no reason to hold back a new one.
+        await release(connection, STOP, [name_stop(request.key, request.resource_id) for request in scene.opened])
         await save_requests(connection, [scene.changed_requests[key] for key in sorted(scene.changed_requests)])
         if scene.changed_cases:
             await save_cases(connection, list(scene.changed_cases.values()), now_us)

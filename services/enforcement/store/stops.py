@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Final, Literal
 
 import asyncpg
 
@@ -11,6 +11,14 @@ from services.enforcement.rules.lifecycle import RunKey
 from shared.db import Connection
 
 StopTurn = Literal["first", "repeat"]
+
+# Kind of stops that are set aside.
+STOP: Final = "stop"
+
+
+def name_stop(key: AccountKey, resource_id: str) -> str:
+    """A stop as an item that is set aside: what holds back one tenant's is no reason to hold another's of that id."""
+    return f"{key.region}/{key.tenant_id}/{resource_id}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +106,8 @@ async def load_due_ids(
           from stop_request r
           where ended_at is null and not (next_attempt_at > $1 and next_attempt_at <= $4)
             and (next_attempt_at = requested_at) = $3
-            and not exists (select from set_aside s
-              where (s.kind, s.item) = ('stop', r.region || '/' || r.resource_id) and still_held(s, $1))
+            and not exists (select from set_aside s where still_held(s, $1)
+              and (s.kind, s.item) = ('stop', r.region || '/' || r.tenant_id || '/' || r.resource_id))
         ) due
         order by row_number() over (partition by region order by turn, next_attempt_at), next_attempt_at limit $2
         """,
