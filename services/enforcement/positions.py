@@ -1,7 +1,9 @@
 """How far this service has read, and how far that is behind what is published."""
 
 import uuid
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
@@ -11,6 +13,16 @@ from shared.errors import TransientFault
 from shared.kafka import TopicDescription, describe_topics
 
 Ends = dict[tuple[str, int], int]
+# So many earlier ends are remembered.
+MARKS_MAX = 100
+
+
+class Mark(NamedTuple):
+    """The ends of a moment, in the topics' incarnations of then."""
+
+    at_us: int
+    ends: Ends
+    topic_ids: Mapping[str, uuid.UUID]
 
 
 class Positions:
@@ -22,6 +34,7 @@ class Positions:
         self._prefix = topic_prefix
         self._topics = tuple(topics)
         self._topic_ids: dict[str, uuid.UUID] = {}
+        self._marks = deque[Mark](maxlen=MARKS_MAX)
 
     async def load_ends(self) -> Ends:
         """The present end of every partition that holds records. Raises TransientFault when one can't be known."""
@@ -48,6 +61,25 @@ class Positions:
             for item, end in ends.items()
             if end > begins[item]
         }
+
+    def remember(self, ends: Ends, at_us: int) -> None:
+        """Keep the ends of a moment for `is_read_since`."""
+        self._marks.append(Mark(at_us, ends, dict(self._topic_ids)))
+
+    async def is_read_since(self, ends: Ends, since_us: int, now_us: int, lagging: Collection[str]) -> bool:
+        """Whether all before `ends` is applied, but of the `lagging` topics only what was there at a moment since then.
+
+        Somebody who writes in long transactions, one begun before the other ends, keeps a reader from the end for ever.
+        """
+        own = {place: end for place, end in ends.items() if place[0] not in lagging}
+        if await self.count_unseen(own):
+            return False
+        for mark in reversed(self._marks):
+            if not since_us <= mark.at_us <= now_us or mark.topic_ids != self._topic_ids:
+                return False
+            if not await self.count_unseen({place: end for place, end in mark.ends.items() if place[0] in lagging}):
+                return True
+        return False
 
     async def count_unseen(self, ends: Ends) -> int:
         """How many records before `ends` are not applied yet."""

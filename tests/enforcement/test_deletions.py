@@ -10,7 +10,7 @@ from services.enforcement.positions import Ends, Positions
 from services.enforcement.rules.deletion import Grace
 from services.enforcement.settings import Settings
 from shared.clock import SECOND_US, format_instant
-from shared.topics import COMMANDS, ENFORCEMENT_EVENTS
+from shared.topics import ACCOUNT_EVENTS, COMMANDS, ENFORCEMENT_EVENTS, LIFECYCLE
 from tests.enforcement.conftest import START_US, Open
 from tests.enforcement.debt import GRACE_US, debtor, examine, open_debt, open_due
 from tests.enforcement.fake_balance import FakeBalance
@@ -367,3 +367,35 @@ async def test_a_longer_grace_period_holds_for_cases_that_are_open_and_ends(
     world.move(GRACE_US / SECOND_US)
     await examine(world)
     assert await world.deleted() == ["vol-1"]
+
+
+class Broker:
+    """Tells ends and positions: of a topic, records arrive and are read as the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, topic: str) -> None:
+        self.end, self.position, self._topic = 0, 0, topic
+        monkeypatch.setattr(Positions, "load_ends", self.load_ends)
+        monkeypatch.setattr(Positions, "load", self.load)
+
+    async def load_ends(self) -> Ends:
+        return {(self._topic, 0): self.end}
+
+    async def load(self) -> dict[str, dict[int, int]]:
+        return {self._topic: {0: self.position}}
+
+
+@pytest.mark.parametrize(
+    ("topic", "seconds", "deletes"),
+    [(LIFECYCLE, 30, True), (LIFECYCLE, 400, False), (ACCOUNT_EVENTS, 30, False)],
+)
+async def test_a_platform_that_always_has_a_transaction_open_holds_up_nobody(
+    open_world: Open, monkeypatch: pytest.MonkeyPatch, topic: str, seconds: int, *, deletes: bool
+) -> None:
+    """Of its topic a reader is never at the end, but past every end of a while ago."""
+    world = await open_due(open_world, "ctr-1", enforcement_catch_up_seconds_max=0.001)
+    broker = Broker(monkeypatch, topic)
+    for _ in range(3):
+        broker.position, broker.end = broker.end, broker.end + 10
+        await examine(world)
+        world.move(seconds)
+    assert await world.deleted() == (["ctr-1"] if deletes else [])

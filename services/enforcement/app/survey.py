@@ -16,8 +16,10 @@ from services.enforcement.rules.guards import Evidence
 from services.enforcement.store.accounts import load_versions
 from services.enforcement.store.halts import load_halts_of
 from services.enforcement.store.resources import load_live_ids
+from shared.clock import SECOND_US
 from shared.db import transaction
 from shared.ids import shard_of
+from shared.topics import LIFECYCLE
 
 # One survey serves the cases of a moment; a bad one serves longer, so that a neighbour that is down is not asked for
 # every case, with a time-out each.
@@ -120,12 +122,21 @@ class Survey:
         return self._surveyed
 
     async def _catch_up(self) -> int:
-        """Wait a while until what is published by now is applied; return how many records still are not."""
+        """Wait a while until what is published by now is applied; return how many records still are not.
+
+        None are where only platforms' events of the last moments are not: of these metering may lag as long. What our
+        own services published, a restore that ends all deletions among it, must be read to its end.
+        """
         loop = asyncio.get_running_loop()
         ends = await self._positions.load_ends()
+        now_us = self._enforce.clock.now_us()
+        self._positions.remember(ends, now_us)
         deadline = loop.time() + self._settings.enforcement_catch_up_seconds_max
         while (unseen := await self._positions.count_unseen(ends)) and loop.time() < deadline:
             await asyncio.sleep(CATCH_UP_PAUSE_SECONDS)
+        since_us = now_us - self._settings.enforcement_lag_seconds_max * SECOND_US
+        if unseen and await self._positions.is_read_since(ends, since_us, now_us, {LIFECYCLE}):
+            return 0
         return unseen
 
 
