@@ -11,7 +11,17 @@ from services.payment.app.auto_top_up import Consent
 from services.payment.balance_client import BalanceClient
 from services.payment.providers import NeedsCustomer, SavedCharge
 from services.payment.rules.auto_top_up import AutoTopUp
-from services.payment.rules.facts import Attempted, Declined, Fact, Paid, SavedCard
+from services.payment.rules.facts import (
+    Attempted,
+    Declined,
+    DisputeClosed,
+    Disputed,
+    Fact,
+    Paid,
+    Refunded,
+    RefundFailed,
+    SavedCard,
+)
 from services.payment.store.auto_top_ups import mark_charging, suspend
 from shared.clock import HOUR_US, MINUTE_US
 from shared.db import transaction
@@ -483,3 +493,55 @@ async def test_an_order_that_is_named_like_an_attempt_is_never_charged_by_itself
     assert await shop.service.auto_top_ups.charge_due() == 0
     assert (bank.charges, await attempts(shop), await shop.state(named)) == ([], [], "pending")
     assert await shop.rows("select kind, item from set_aside") == [("auto-top-up", "vn/acme")]
+
+
+REVERSALS: dict[str, Fact] = {
+    "refunded": Refunded("stripe:pi_first", "stripe:re_1", vnd(300_000), "succeeded"),
+    "disputed": Disputed("stripe:pi_first", "stripe:dp_1", vnd(300_000), withdrawn=True),
+}
+
+
+@pytest.mark.parametrize("reason", REVERSALS)
+async def test_who_got_his_money_back_is_not_charged_again_before_he_agrees(
+    shop: Shop, bank: Bank, reason: str
+) -> None:
+    wait(shop)
+    await shop.apply(REVERSALS[reason])
+    shop.balance.balance_micros = 0
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert bank.charges == []
+    agreement = await shop.service.auto_top_ups.load("vn", "acme")
+    assert agreement.terms.suspended_reason == reason
+    wait(shop, 90)
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert [name for name in await shop.told() if "suspended" in name] == ["auto_top_up_suspended/vn/acme/1"]
+    await shop.service.auto_top_ups.agree("vn", "acme", TERMS, CONSENT)
+    assert await shop.service.auto_top_ups.charge_due() == 1
+
+
+@pytest.mark.parametrize("reason", REVERSALS)
+async def test_a_charge_that_was_decided_before_the_reversal_is_not_sent(shop: Shop, bank: Bank, reason: str) -> None:
+    bank.lost = True
+    await shop.service.auto_top_ups.charge_due()
+    bank.lost = False
+    wait(shop)
+    await shop.apply(REVERSALS[reason])
+    assert await shop.service.auto_top_ups.resume() == 1
+    assert bank.captured == {}
+    assert await shop.rows("select state, reason from auto_top_up_attempt") == [("withdrawn", "suspended")]
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        RefundFailed("stripe:pi_first", "stripe:re_1", vnd(300_000), "declined"),
+        DisputeClosed("stripe:pi_first", "stripe:dp_1", "won", vnd(300_000), withdrawn=False),
+    ],
+    ids=["refund failed", "dispute won"],
+)
+async def test_a_reversal_that_came_to_nothing_suspends_nothing(shop: Shop, bank: Bank, fact: Fact) -> None:
+    wait(shop)
+    await shop.apply(fact)
+    shop.balance.balance_micros = 0
+    assert await shop.service.auto_top_ups.charge_due() == 1
+    assert len(bank.charges) == 1

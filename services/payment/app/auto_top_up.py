@@ -2,9 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from services.payment.app.facts import Cause, FactApplier
 from services.payment.app.topups import AUTOMATIC_KEYS, TopUpRequest, TopUps, automatic_request
@@ -17,6 +17,7 @@ from services.payment.rules.auto_top_up import (
     AttemptState,
     AutoTopUp,
     Charge,
+    SuspensionReason,
     check_agreement,
     decide_again,
     decide_attempt,
@@ -34,6 +35,7 @@ from services.payment.store.auto_top_ups import (
     are_charging,
     disable,
     end_attempt,
+    find_reversal,
     insert_attempt,
     load_active,
     load_agreement,
@@ -265,6 +267,8 @@ class AutoTopUps:
             if agreement is None or not agreement.enabled:
                 return None
             now_us = self._clock.now_us()
+            if await self._suspend_reversed(connection, agreement) is not None:
+                return None
             known = await load_attempts(connection, region, tenant_id, now_us - _REMEMBERED_US)
             money_micros = await self._find_money(connection, region, tenant_id, asked)
             decision = decide_attempt(
@@ -355,9 +359,12 @@ class AutoTopUps:
             money_micros = 0
             if asked is not None:
                 money_micros = await self._find_money(connection, attempt.region, attempt.tenant_id, asked)
-            is_in_force = agreement is not None and agreement.enabled and agreement.number == attempt.agreement_number
+            terms: AutoTopUp | None = None
+            if agreement is not None and agreement.enabled and agreement.number == attempt.agreement_number:
+                reversal = await self._suspend_reversed(connection, agreement)
+                terms = replace(agreement.terms, suspended_reason=reversal) if reversal else agreement.terms
             reason = decide_again(
-                agreement.terms if agreement is not None and is_in_force else None,
+                terms,
                 attempt.attempt,
                 [item.attempt for item in known if item.order_id != attempt.order_id],
                 money_micros,
@@ -416,34 +423,44 @@ class AutoTopUps:
             await lock_agreement(connection, attempt.region, attempt.tenant_id)
             if not await end_attempt(connection, attempt.order_id, state):
                 return False
-            reason = await self._suspend(connection, attempt, action_url)
+            await self._suspend(connection, attempt, action_url)
         AUTO_TOP_UPS.labels(state).inc()
-        if reason is not None:
-            logger.warning("auto_top_up.suspended", region=attempt.region, tenant_id=attempt.tenant_id, reason=reason)
         return True
 
-    async def _suspend(self, connection: Connection, attempt: StoredAttempt, action_url: str | None) -> str | None:
+    async def _suspend_reversed(
+        self, connection: Connection, agreement: StoredAgreement
+    ) -> Literal["refunded", "disputed"] | None:
+        """Suspend the locked agreement if a payment was refunded or disputed since it was made, and answer which.
+
+        Charged again at once, a customer who got his money back would have got nothing.
+        """
+        if agreement.terms.suspended_reason is not None:
+            return None
+        reason = await find_reversal(connection, agreement.region, agreement.tenant_id)
+        if reason is not None:
+            await self._tell_suspended(connection, agreement, reason, None)
+        return reason
+
+    async def _suspend(self, connection: Connection, attempt: StoredAttempt, action_url: str | None) -> None:
         agreement = await load_agreement(connection, attempt.region, attempt.tenant_id)
         assert agreement is not None, "an attempt has its agreement"
         if agreement.number != attempt.agreement_number:
-            return None
+            return
         now_us = self._clock.now_us()
         known = await load_attempts(connection, attempt.region, attempt.tenant_id, now_us - _REMEMBERED_US)
         reason = decide_suspension([item.attempt for item in known], self._settings.auto_top_up_declines_max)
-        if reason is None or agreement.terms.suspended_reason is not None:
-            return None
-        await suspend(connection, attempt.region, attempt.tenant_id, reason, now_us)
-        message = suspension_message(
-            attempt.region,
-            attempt.tenant_id,
-            agreement.suspensions + 1,
-            reason,
-            action_url,
-            now_us,
-            self._rates.shared.shards,
-        )
+        if reason is not None and agreement.terms.suspended_reason is None:
+            await self._tell_suspended(connection, agreement, reason, action_url)
+
+    async def _tell_suspended(
+        self, connection: Connection, agreement: StoredAgreement, reason: SuspensionReason, action_url: str | None
+    ) -> None:
+        now_us, shards = self._clock.now_us(), self._rates.shared.shards
+        region, tenant_id, number = agreement.region, agreement.tenant_id, agreement.suspensions + 1
+        await suspend(connection, region, tenant_id, reason, now_us)
+        message = suspension_message(region, tenant_id, number, reason, action_url, now_us, shards)
         await append_messages(connection, [message], now_us)
-        return reason
+        logger.warning("auto_top_up.suspended", region=region, tenant_id=tenant_id, reason=reason)
 
 
 def _saved_charge(attempt: StoredAttempt, order: StoredOrder) -> SavedCharge:

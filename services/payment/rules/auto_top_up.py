@@ -1,7 +1,8 @@
 """When a customer's card is charged by itself: a pure decision over the consent, the attempts so far and the balance.
 
 At most one attempt an hour, whether it worked or not; never beyond the caps of the UTC day and month; never while an
-attempt's outcome is open; suspended after repeated declines, or when the bank wants to see the customer.
+attempt's outcome is open; suspended after repeated declines, when the bank wants to see the customer, and when a
+payment was refunded or disputed since he agreed: the balance that this leaves is no reason to charge him again.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from shared.errors import Refusal
 
 # "withdrawn": given up before the card was charged, for it was no longer agreed to or no longer asked for.
 AttemptState = Literal["open", "paid", "declined", "needs_customer", "withdrawn"]
-SuspensionReason = Literal["declined", "authentication_required", "restored"]
+SuspensionReason = Literal["declined", "authentication_required", "restored", "refunded", "disputed"]
 Hold = Literal["suspended", "balance", "attempt open", "an hour", "daily cap", "monthly cap"]
 
 

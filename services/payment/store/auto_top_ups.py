@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 import asyncpg
 import orjson
@@ -163,6 +163,27 @@ async def disable(connection: Connection, region: str, tenant_id: str, now_us: i
         now_us,
     )
     return status.endswith(" 1")
+
+
+async def find_reversal(connection: Connection, region: str, tenant_id: str) -> Literal["refunded", "disputed"] | None:
+    """Whether a payment of the account was refunded, or disputed and not won, since its customer last agreed."""
+    row = await connection.fetchrow(
+        """
+        with agreed as (
+          select max(consented_at) as at from auto_top_up_consent where (region, tenant_id) = ($1, $2))
+        select
+          exists (select from payment p join dispute d using (payment_id), agreed
+            where (p.region, p.tenant_id) = ($1, $2) and d.changed_at > agreed.at and d.outcome <> 'won') as disputed,
+          exists (select from payment p join refund r using (payment_id), agreed
+            where (p.region, p.tenant_id) = ($1, $2) and r.changed_at > agreed.at and r.state <> 'failed') as refunded
+        """,
+        region,
+        tenant_id,
+    )
+    assert row is not None, "a query of two columns has a row"
+    if row["disputed"]:
+        return "disputed"
+    return "refunded" if row["refunded"] else None
 
 
 async def suspend(connection: Connection, region: str, tenant_id: str, reason: SuspensionReason, now_us: int) -> None:
