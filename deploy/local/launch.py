@@ -69,7 +69,7 @@ class Launch:
             self._save()
             self._start()
             self._announce(time.monotonic() - began)
-            self._supervisor.run(self._save)
+            self._supervisor.run(self._keep_state)
         except StopAskedError:
             self._progress.line("asked to stop before everything was ready")
         finally:
@@ -182,7 +182,7 @@ class Launch:
             self._progress.line("the terminal was closed")
         self._state.phase = "stopping"
         try:
-            self._save()
+            self._keep_state()
             # Where a start failed at once there is nothing to tell of.
             telling = self._progress.step("stopping") if self._state.infrastructure else contextlib.nullcontext()
             with telling:
@@ -205,6 +205,15 @@ class Launch:
     def _check_stop(self) -> None:
         if self._stop_request.made:
             raise StopAskedError
+
+    def _keep_state(self) -> bool:
+        """Save what runs; on a full disk say that it could not be done, for what runs matters more."""
+        try:
+            self._save()
+        except OSError as error:
+            self._progress.warn(f"what runs is not on record: {error}")
+            return False
+        return True
 
     def _save(self) -> None:
         restarts = self._supervisor.restarts

@@ -243,11 +243,15 @@ def rotate_log(path: Path) -> None:
     """Set a log that has grown large aside, with one predecessor kept, while its writer goes on.
 
     The file is copied and emptied in place: who holds it open to append goes on at its beginning. What is written
-    between the two is lost.
+    between the two is lost. On a full disk no predecessor is kept: the room that it takes is what is missing.
     """
     if not path.exists() or path.stat().st_size <= LOG_BYTES_MAX:
         return
-    shutil.copyfile(path, path.with_suffix(".old.log"))
+    predecessor = path.with_suffix(".old.log")
+    try:
+        shutil.copyfile(path, predecessor)
+    except OSError:
+        predecessor.unlink(missing_ok=True)
     os.truncate(path, 0)
 
 

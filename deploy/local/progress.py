@@ -1,6 +1,7 @@
 """What the person at the terminal sees while the stack starts, runs and stops."""
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Iterator
 
@@ -30,18 +31,26 @@ class Progress:
             yield tell
         suffix = f": {details[-1]}" if details and self._console.is_terminal else ""
         took = f"{time.monotonic() - began:.1f} s"
-        self._console.print(f"[green]✓[/] {escape(text + suffix)} [dim]{took}[/]", highlight=False, soft_wrap=True)
+        self._print(f"[green]✓[/] {escape(text + suffix)} [dim]{took}[/]")
 
     def line(self, text: str) -> None:
-        self._console.print(escape(text), highlight=False, soft_wrap=True)
+        self._print(escape(text))
 
     def good(self, text: str) -> None:
-        self._console.print(f"[bold green]{escape(text)}[/]", highlight=False, soft_wrap=True)
+        self._print(f"[bold green]{escape(text)}[/]")
 
     def hint(self, text: str) -> None:
         """For a person who sits there: nothing is said where nobody does."""
         if self._console.is_terminal:
-            self._console.print(f"[dim]{escape(text)}[/]", highlight=False, soft_wrap=True)
+            self._print(f"[dim]{escape(text)}[/]")
 
     def warn(self, text: str) -> None:
-        self._console.print(f"[yellow]{escape(text)}[/]", highlight=False, soft_wrap=True)
+        self._print(f"[yellow]{escape(text)}[/]")
+
+    def _print(self, text: str) -> None:
+        """Where it goes to a file on a full disk nobody is told; what is watched is watched on."""
+        try:
+            self._console.print(text, highlight=False, soft_wrap=True)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise

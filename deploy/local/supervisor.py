@@ -103,15 +103,17 @@ class Supervisor:
         process.start()
         self._demo = process
 
-    def run(self, changed: Callable[[], None]) -> None:
-        """Watch until a stop is asked for; `changed` is called after every death and restart."""
+    def run(self, changed: Callable[[], bool]) -> None:
+        """Watch until a stop is asked for; `changed` is called after every death and restart, until it says True."""
+        is_kept = True
         while not self._stop_request.wait(_WATCH_SECONDS):
             for ward in self._wards:
                 process = ward.process()
                 if process is not None and process.log is not None:
                     rotate_log(process.log)
                 if ward.dead and self._attend(ward):
-                    changed()
+                    is_kept = False
+            is_kept = is_kept or changed()
             self._note_end_of_demo()
 
     def _note_end_of_demo(self) -> None:
