@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import orjson
 from fastapi import APIRouter, Header, Path, Query, Response
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from services.balance.app.accounts import Accounts, AdjustmentRequest
 from services.balance.app.permits import Permits
@@ -57,9 +57,12 @@ class PermitBody(BaseModel):
 
 
 class RedemptionBody(BaseModel):
+    """`commanding`: from whoever is about to command the deletion, before anybody can obey it."""
+
     model_config = ConfigDict(extra="forbid")
 
     resource_id: Identifier
+    commanding: Annotated[bool, Field(strict=True)] = False
 
 
 class BalanceApi:
@@ -168,8 +171,8 @@ class BalanceApi:
         )
 
     async def redeem(self, permit_id: Identifier, body: RedemptionBody) -> dict[str, str]:
-        """Use a permit for one resource, immediately before it is deleted."""
-        permit, redemption = await self._permits.redeem(permit_id, body.resource_id)
+        """Use a permit for one resource, immediately before it is deleted; 409 for one that nobody commanded."""
+        permit, redemption = await self._permits.redeem(permit_id, body.resource_id, commanding=body.commanding)
         return {
             "permit_id": permit.permit_id,
             "resource_id": redemption.resource_id,

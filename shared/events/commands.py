@@ -6,8 +6,8 @@ A command was right when it was given; it is carried out later. So a platform
   `volume.deleted`: what is not confirmed is asked for again, under the next attempt's id;
 - asks balance again right before it carries a command out. Delete: `POST /v1/deletion-permits/{permit_id}/redemptions`
   with `{"resource_id": subject}`; 200 means go ahead, and 409 that the permit is void (the account was credited,
-  ordered a payment or is not below zero any more). Without a 200 nothing is destroyed. Stop:
-  `GET /v1/accounts/{region}/{tenant_id}`; whoever is above zero again runs on.
+  ordered a payment or is not below zero any more) or that nobody commanded this deletion. Without a 200 nothing is
+  destroyed. Stop: `GET /v1/accounts/{region}/{tenant_id}`; whoever is above zero again runs on.
 """
 
 from typing import Final, Literal

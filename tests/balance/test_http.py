@@ -261,14 +261,18 @@ async def test_a_permit_is_granted_and_redeemed(books: Books, http: httpx.AsyncC
     granted = await http.post("/deletion-permits", json=body)
     assert (granted.status_code, granted.json()["expires_at"]) == (201, "2027-01-16T08:01:00Z")
     path = f"/deletion-permits/{granted.json()['permit_id']}/redemptions"
-    assert (await http.post(path, json={"resource_id": "ctr-1"})).json()["redeemed_at"] == "2027-01-16T08:00:00Z"
+    obeying, commanding = {"resource_id": "ctr-1"}, {"resource_id": "ctr-1", "commanding": True}
+    assert refused(await http.post(path, json=obeying), 409, "not-commanded")
+    redeemed = [(await http.post(path, json=body)).json()["redeemed_at"] for body in (commanding, obeying)]
+    assert redeemed == ["2027-01-16T08:00:00Z"] * 2
+    assert refused(await http.post(path, json={"resource_id": "of somebody else"}), 409, "not-commanded")
     for resource_id in ("", "a\0", "x" * 201, 5):
         assert refused(await http.post(path, json={"resource_id": resource_id}), 422, "invalid-request")
     assert refused(
         await http.post("/deletion-permits/none/redemptions", json={"resource_id": "a"}), 404, "permit-not-found"
     )
     books.clock.set(START_US + GRACE_US + HOUR_US)
-    assert refused(await http.post(path, json={"resource_id": "ctr-2"}), 409, "permit-expired")
+    assert refused(await http.post(path, json={**commanding, "resource_id": "ctr-2"}), 409, "permit-expired")
 
 
 async def test_a_stream_is_resumed_by_name_and_reason(books: Books, http: httpx.AsyncClient) -> None:

@@ -84,7 +84,8 @@ class FakeBalance:
         expires_at = format_instant(now_us + 60 * SECOND_US)
         return JSONResponse({**answer, "expires_at": expires_at}, status_code=201)
 
-    def redeem(self, permit_id: str, body: dict[str, str]) -> Any:
+    def redeem(self, permit_id: str, body: dict[str, Any]) -> Any:
+        assert body["commanding"] is True
         key, since_us, expires_at_us = self.permits[permit_id]
         now_us = self.clock.now_us()
         redemption = (permit_id, body["resource_id"])

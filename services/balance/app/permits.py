@@ -60,8 +60,11 @@ class Permits:
         logger.info("permit.granted", permit_id=permit.permit_id, region=region, tenant_id=tenant_id)
         return permit
 
-    async def redeem(self, permit_id: str, resource_id: str) -> tuple[Permit, Redemption]:
-        """Use a permit for one resource, immediately before its deletion; idempotent. Raises Refusal."""
+    async def redeem(self, permit_id: str, resource_id: str, *, commanding: bool = True) -> tuple[Permit, Redemption]:
+        """Use a permit for one resource, immediately before its deletion; idempotent. Raises Refusal.
+
+        Whoever obeys a command, and is not `commanding`, can redeem it only for what it was redeemed for before.
+        """
         async with transaction(self._pool) as connection:
             permit = await load_permit(connection, permit_id)
             if permit is None:
@@ -73,6 +76,8 @@ class Permits:
             check_redemption(permit, debtor, now_us, redeemed=known is not None)
             if known is not None:
                 return permit, known
+            if not commanding:
+                raise Refusal("not-commanded", f"no deletion of {resource_id} was commanded under permit {permit_id}")
             redemption = Redemption(permit_id, resource_id, now_us)
             await insert_redemption(connection, redemption)
         logger.info("permit.redeemed", permit_id=permit_id, resource_id=resource_id)

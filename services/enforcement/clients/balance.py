@@ -134,7 +134,8 @@ class BalanceClient:
     async def redeem(self, permit_id: str, resource_id: str) -> RedemptionAnswer:
         """Use a permit for one resource, immediately before its command. Raises as `ask_permit`."""
         path = f"/v1/deletion-permits/{quote(permit_id, safe='')}/redemptions"
-        redemption = await self._asker.ask(RedemptionAnswer, "POST", path, body={"resource_id": resource_id})
+        body = {"resource_id": resource_id, "commanding": True}
+        redemption = await self._asker.ask(RedemptionAnswer, "POST", path, body=body)
         if (redemption.permit_id, redemption.resource_id) != (permit_id, resource_id):
             raise OutOfReachError("balance answered with the redemption of something else")
         return redemption
