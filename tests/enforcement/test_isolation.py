@@ -150,3 +150,29 @@ async def test_an_account_that_balance_answers_nonsense_of_stands_before_nobody(
     world.move(60)
     assert await world.service.sweep.sweep() == 2
     assert await set_aside(world) == []
+
+
+async def test_what_was_set_aside_is_forgotten_when_it_ends_otherwise(open_world: Open) -> None:
+    world = await open_world()
+    now_us = world.clock.now_us()
+    await world.learn(happened("created", "ctr-1", now_us), happened("started", "ctr-1", now_us, "run"))
+    await world.learn(account("exhausted", 2))
+    world.move(60)
+    world.metering.charged["ctr-1"] = ("other", "run")
+    await world.send_due_stops()
+    assert await set_aside(world) == [("stop", "vn/acme/ctr-1")]
+    await world.learn(happened("stopped", "ctr-1", world.clock.now_us()))
+    await world.send_due_stops()
+    assert await set_aside(world) == []
+
+
+async def test_what_was_set_aside_of_a_case_is_forgotten_when_the_account_recovers(open_world: Open) -> None:
+    world = await open_due(open_world, "vol-1")
+    [case] = await world.cases()
+    for kind in ("deletion", "reminder"):
+        await world.service.enforce.isolation.set_aside(kind, case["case_id"], ValueError("a bad row"))
+    await examine(world)
+    assert len(await set_aside(world)) == 2
+    await world.learn(account("ok", 3))
+    await examine(world)
+    assert await set_aside(world) == []

@@ -26,7 +26,7 @@ from services.enforcement.rules.guards import (
     find_objections,
     follow_deletable,
 )
-from services.enforcement.store.cases import claim_due_case, load_cases, pause_case, save_evidence
+from services.enforcement.store.cases import claim_due_case, forget_ended_cases, load_cases, pause_case, save_evidence
 from services.enforcement.store.doubts import note_doubt
 from services.enforcement.store.resources import load_live
 from services.enforcement.store.targets import Target, insert_targets, load_targets
@@ -71,6 +71,8 @@ class Deletions:
 
     async def examine_due(self) -> None:
         """Examine the due cases whose pause is over and that no other process looks at."""
+        async with transaction(self._enforce.pool) as connection:
+            await forget_ended_cases(connection)
         for _ in range(CASES_MAX):
             async with transaction(self._enforce.pool) as connection:
                 now_us, carries_out = self._enforce.clock.now_us(), self._settings.runtime == CARRYING_OUT

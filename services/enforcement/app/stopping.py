@@ -21,7 +21,15 @@ from services.enforcement.clients.metering import MeteringClient
 from services.enforcement.rules.account import Account, AccountKey
 from services.enforcement.rules.stops import Charged, find_stop_objection
 from services.enforcement.store.resources import load_found
-from services.enforcement.store.stops import STOP, StopRequest, StopTurn, load_due_ids, load_requests, name_stop
+from services.enforcement.store.stops import (
+    STOP,
+    StopRequest,
+    StopTurn,
+    forget_ended_stops,
+    load_due_ids,
+    load_requests,
+    name_stop,
+)
 from shared.clock import SECOND_US
 from shared.db import transaction
 from shared.errors import RecordError
@@ -64,6 +72,7 @@ class Stopping:
     async def _send_due(self, turn: StopTurn) -> int:
         """Send up to BATCH due commands of one kind. Raises OutOfReachError: what is not answered waits."""
         async with transaction(self._enforce.pool) as connection:
+            await forget_ended_stops(connection)
             due = await load_due_ids(connection, self._enforce.clock.now_us(), BATCH, turn, self._pause_us_max)
         keys = sorted({key for key, _ in due})
         # Before balance, whose answers are good for seconds.

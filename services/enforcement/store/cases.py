@@ -62,6 +62,17 @@ async def claim_due_case(
     return None if row is None else (_case(row), row["looks"])
 
 
+async def forget_ended_cases(connection: Connection) -> None:
+    """Forget what was set aside of cases that have ended otherwise."""
+    await connection.execute(
+        """
+        delete from set_aside s where s.kind = any($1::text[]) and exists (select from deletion_case c
+          where c.case_id = s.item and c.state in ('cancelled', 'done'))
+        """,
+        ["deletion", "reminder"],
+    )
+
+
 async def pause_case(connection: Connection, case_id: str, looks: int, pause_seconds: float) -> None:
     """End a claim: the case is looked at again after a pause; `looks` is how often it was in vain."""
     await connection.execute(

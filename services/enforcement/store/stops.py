@@ -119,6 +119,17 @@ async def load_due_ids(
     return [(AccountKey(row["region"], row["tenant_id"]), row["resource_id"]) for row in rows]
 
 
+async def forget_ended_stops(connection: Connection) -> None:
+    """Forget what was set aside of stops that have ended otherwise: confirmed, or no longer wanted."""
+    await connection.execute(
+        """
+        delete from set_aside s where s.kind = $1 and not exists (select from stop_request r
+          where r.ended_at is null and s.item = r.region || '/' || r.tenant_id || '/' || r.resource_id)
+        """,
+        STOP,
+    )
+
+
 async def save_requests(connection: Connection, requests: Sequence[StopRequest]) -> None:
     if not requests:
         return
