@@ -105,7 +105,8 @@ async def customers(shop: Shop) -> list[StoredOrder]:
         order = await shop.order(tenant_id=tenant)
         await shop.apply(paid(order, f"stripe:pi_first_{tenant}", saved_card=SavedCard(f"cus_{tenant}", "pm")))
         await shop.service.auto_top_ups.agree("vn", tenant, TERMS, CONSENT)
-        # Of another account: money that is on its way to this one would make its charge smaller.
+        # Of other accounts: a refund would suspend this one's agreement, and money on its way make its charge smaller.
+        await shop.apply(paid(await shop.order(tenant_id=f"{tenant}-refunded"), f"stripe:pi_refunded_{tenant}"))
         orders.append(await shop.order(tenant_id=f"{tenant}-buyer"))
     return orders
 
@@ -143,7 +144,7 @@ async def test_nothing_is_lost_and_nothing_happens_twice_while_sessions_are_cut(
                 *(
                     retried(
                         lambda shop=shop, tenant=tenant: shop.service.refunds.refund(  # type: ignore[misc]
-                            RefundWish(f"stripe:pi_first_{tenant}", 10_000 * UNIT, "a reason", "kim", "k")
+                            RefundWish(f"stripe:pi_refunded_{tenant}", 10_000 * UNIT, "a reason", "kim", "k")
                         )
                     )
                     for tenant in TENANTS
@@ -162,7 +163,7 @@ async def test_nothing_is_lost_and_nothing_happens_twice_while_sessions_are_cut(
     assert {name for name in told if name.startswith("captured/")} == {
         f"captured/stripe:pi_{name}"
         for tenant in TENANTS
-        for name in (f"{tenant}-buyer", f"first_{tenant}", f"auto_{tenant}")
+        for name in (f"{tenant}-buyer", f"first_{tenant}", f"refunded_{tenant}", f"auto_{tenant}")
     }
     assert len([name for name in told if name.startswith("refunded/")]) == len(TENANTS)
     assert len(bank.captured) == len(TENANTS)
