@@ -80,3 +80,22 @@ async def test_an_unbelievable_event_lets_its_neighbours_be_charged_once(
     ]
     await meter.reach(now_us + MINUTE_US)
     assert await meter.rows("select resource_id from resource order by 1") == [("busy",), ("late",)]
+
+
+@pytest.mark.parametrize("creation_first", [True, False])
+async def test_many_events_of_a_new_container_leave_the_event_loop_too(
+    meter: Meter, monkeypatch: pytest.MonkeyPatch, *, creation_first: bool
+) -> None:
+    monkeypatch.setattr(off_loop, "EVENTS_ON_LOOP_MAX", 500)
+    created, *rest = life("busy", START_US, 1200)
+    await meter.put_book(book(START_US - HOUR_US, gpu={"a30": "0.6"}))
+    await meter.reach(START_US + HOUR_US)
+    charged = record_threads(monkeypatch, work_module, "charge")
+    if creation_first:
+        await meter.take(created, *rest)
+    else:
+        await meter.take(*rest)
+        await meter.take(created)
+    assert charged
+    assert threading.get_ident() not in charged
+    await meter.check()

@@ -5,13 +5,14 @@ and after all of them. Only if that would debit more than can be believed are it
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import orjson
 
 from services.metering.app.deletions import WaitingDeletion, read_waiting_deletion, when_deleted
-from services.metering.app.off_loop import PIECES_AT_ONCE, Steps, count_events, walk
+from services.metering.app.off_loop import PIECES_AT_ONCE, Steps, walk
 from services.metering.app.work import ResourceKey, Work
 from services.metering.metrics import EVENTS_WITHOUT_EFFECT
 from services.metering.rules.acceptance import RETRACTED, Amendment, Decision, Limits, admit, admit_correction
@@ -122,10 +123,17 @@ async def apply_lifecycle(work: Work, incoming: Sequence[Incoming], rules: Rules
     if not incoming:
         return Outcome()
     known = await _load_known(work, incoming, is_restoring=not rules.publishes)
-    longest = max(count_events(work.resources.values()), default=0)
-    taking = await walk(_take_all(_Taking(work, rules, known), incoming), longest)
+    taking = await walk(_take_all(_Taking(work, rules, known), incoming), _longest(work, incoming, known))
     await _save(work, taking.outcome, taking.changed, known)
     return taking.outcome
+
+
+def _longest(work: Work, incoming: Sequence[Incoming], known: _Known) -> int:
+    """How many events the longest history can have after these, and what waited for them."""
+    events = Counter(item.resource for item in incoming)
+    events.update({key: len(items) for key, items in known.pending.items()})
+    events.update({key: len(resource.history.events) for key, resource in work.resources.items()})
+    return max(events.values(), default=0)
 
 
 def _take_all(taking: "_Taking", incoming: Sequence[Incoming]) -> "Steps[_Taking]":

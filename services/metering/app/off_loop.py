@@ -46,6 +46,6 @@ async def work_through(events: int, work: Callable[[], _ResultT]) -> _ResultT:
     return work() if events <= EVENTS_ON_LOOP_MAX else await asyncio.to_thread(work)
 
 
-def count_events(resources: Iterable[Resource | Unreadable]) -> list[int]:
-    """How many events each of these resources' histories has."""
-    return [len(resource.history.events) for resource in resources if isinstance(resource, Resource)]
+def count_events(resources: Iterable[Resource | Unreadable]) -> int:
+    """How many events these resources' histories have."""
+    return sum(len(resource.history.events) for resource in resources if isinstance(resource, Resource))

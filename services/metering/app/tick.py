@@ -201,7 +201,7 @@ class Ticker:
             through_us = self._through_us(shard, target_us)
             await self._heat_expired(connection, cache, through_us)
             retried = await self._load_retried(connection, cache)
-            events = sum(count_events(cache.hot.values())) + sum(count_events(retried))
+            events = count_events(cache.hot.values()) + count_events(retried)
             plan = await work_through(events, partial(cache.plan, through_us, tables, retried))
             batches = _encode(shard, head, cache, plan)
             rows += batches
@@ -322,7 +322,7 @@ class Ticker:
 
 
 async def _load(cache: ShardCache, resources: Sequence[Resource | Unreadable], tables: Tables, version: int) -> None:
-    await work_through(sum(count_events(resources)), partial(cache.load, resources, tables, version))
+    await work_through(count_events(resources), partial(cache.load, resources, tables, version))
 
 
 def _name(key: tuple[str, str]) -> str:
