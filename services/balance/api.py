@@ -11,6 +11,7 @@ from services.balance.app.permits import Permits
 from services.balance.rules.permits import Permit
 from services.balance.store.accounts import Account, load_account, load_accounts
 from services.balance.store.adjustments import Adjustment
+from services.balance.store.grants import is_working_out
 from services.balance.store.permits import load_own_use
 from services.balance.store.reading import EntryFilter, load_entries, load_status
 from services.balance.store.streams import load_evidence
@@ -108,9 +109,17 @@ class BalanceApi:
         return _describe(account)
 
     async def account(self, region: RegionName, tenant_id: TenantId) -> dict[str, Any]:
-        """How the account stands, and would without what refunds, disputes and operators took from it."""
-        async with transaction(self._pool) as connection:
+        """How the account stands, and would without what refunds, disputes and operators took from it.
+
+        While `working_out`, a grant may still pay for some of what the balance has lost: it is asked for again.
+        """
+        # One snapshot: the balance of before the grant paid must not come with the word of after it.
+        async with (
+            self._pool.acquire(timeout=30) as connection,
+            connection.transaction(isolation="repeatable_read", readonly=True),
+        ):
             account = await _require(connection, region, tenant_id)
+            working_out = await is_working_out(connection, account.account_id)
             own_use = await load_own_use(connection, account.account_id, self._clock.now_us())
             restore = await find_unconfirmed_restore(connection)
         without_micros = account.standing.balance_micros + own_use.reversed_micros
@@ -119,6 +128,7 @@ class BalanceApi:
             **_describe(account),
             "balance_without_reversals_micros": without_micros,
             "unconfirmed_restore": restore,
+            "working_out": working_out,
         }
 
     async def adjust(

@@ -96,12 +96,15 @@ class BalanceClient:
     async def find_balance(self, region: str, tenant_id: str) -> int | None:
         """An account's balance in micros; None where there is no account.
 
-        Raises TransientFault, also where the ledger was set back and may lack credits until an operator confirms it.
+        Raises TransientFault, also where the ledger was set back and may lack credits until an operator confirms it,
+        and while balance works out what a grant pays of it.
         """
         parts = [quote(part, safe="") for part in (region, tenant_id)]
         found = await self._ask("/v1/accounts/{}/{}".format(*parts))
         if found is not None and found.get("unconfirmed_restore") is not None:
             raise TransientFault("balance's ledger was set back, and no operator has confirmed it")
+        if found is not None and found.get("working_out"):
+            raise TransientFault("balance is working out what a grant pays")
         return None if found is None else int(found["balance_micros"])
 
     async def find_payment(self, region: str, tenant_id: str, payment_id: str) -> PostedPayment | None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from services.balance.api import BalanceApi
 from services.balance.app.grants import GrantRequest
 from shared.clock import HOUR_US, MINUTE_US, SECOND_US
 from shared.ids import shard_of
@@ -18,6 +19,12 @@ def grant(key: str = "p-1", *, amount: int = 100, ends_us: int = END_US, priorit
 
 async def left(books: Books) -> list[int]:
     return [item.remaining_micros for item in await books.grants.load("vn", "acme")]
+
+
+async def works_out(books: Books) -> bool:
+    api = BalanceApi(books.pool, books.clock, books.accounts, books.permits)
+    answer: bool = (await api.account("vn", "acme"))["working_out"]
+    return answer
 
 
 @pytest.fixture
@@ -116,14 +123,17 @@ async def test_what_is_told_after_the_rest_expired_takes_it_back_as_a_correction
     assert await granted.grants.keep() == 1
     await granted.post(used(2, "acme", 7, END_US))
     assert await granted.balance("acme") == 1000 - 7
+    assert not await works_out(granted)
     # Four minutes before the end and two after it, ten in each.
     late = charges("acme", [("gpu", "debit_correction", 60)])
     window = END_US - 4 * MINUTE_US, END_US + 2 * MINUTE_US
     await granted.post(encode(make_batch(shard_of("vn", "acme", SHARDS), 3, [late], used=window, slots=6)))
     assert await granted.balance("acme") == 1000 - 67
+    assert await works_out(granted), "the balance is not yet what it will be"
     assert await granted.audit() == []
     assert await granted.grants.keep() == 1
     assert (await granted.balance("acme"), await left(granted)) == (1000 - 7 - 20, [0])
+    assert not await works_out(granted)
     assert await granted.audit() == []
     # What was told is corrected away again: it returns to the grant, and expires.
     gone = charges("acme", [("gpu", "credit_correction", -60)])

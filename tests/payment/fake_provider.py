@@ -106,6 +106,7 @@ class FakeBalance:
         self.api = FastAPI()
         self.posted: dict[str, dict[str, Any]] = {}
         self.balance_micros = 0
+        self.working_out = False
         self.api.get("/v1/accounts/{region}/{tenant_id}/payments/{payment_id}", response_model=None)(self.payment)
         self.api.get("/v1/accounts/{region}/{tenant_id}", response_model=None)(self.account)
         self.api.put("/v1/accounts/{region}/{tenant_id}/orders/{order_id}", response_model=None)(self.register)
@@ -123,7 +124,8 @@ class FakeBalance:
         return JSONResponse(self.posted[payment_id])
 
     def account(self) -> JSONResponse:
-        return JSONResponse({"balance_micros": self.balance_micros}, status_code=503 if self.down else 200)
+        body = {"balance_micros": self.balance_micros, "working_out": self.working_out}
+        return JSONResponse(body, status_code=503 if self.down else 200)
 
     def register(self, region: str, tenant_id: str, order_id: str, body: dict[str, Any]) -> JSONResponse:
         if self.down:

@@ -545,3 +545,11 @@ async def test_a_reversal_that_came_to_nothing_suspends_nothing(shop: Shop, bank
     shop.balance.balance_micros = 0
     assert await shop.service.auto_top_ups.charge_due() == 1
     assert len(bank.charges) == 1
+
+
+async def test_no_card_is_charged_for_what_a_grant_is_about_to_pay(shop: Shop, bank: Bank) -> None:
+    shop.balance.balance_micros, shop.balance.working_out = 0, True
+    assert await shop.service.auto_top_ups.charge_due() == 0
+    assert bank.charges == []
+    shop.balance.working_out = False
+    assert await shop.service.auto_top_ups.charge_due() == 1

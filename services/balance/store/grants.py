@@ -252,6 +252,18 @@ async def ask_to_work_out(connection: Connection, accounts: Sequence[tuple[str, 
     )
 
 
+async def is_working_out(connection: Connection, account_id: int) -> bool:
+    """Whether use was told late that a grant whose rest has expired may pay: a moment later the account has more."""
+    found: bool = await connection.fetchval(
+        """
+        select exists (select from grant_checkpoint c join account a using (account_id)
+          where c.account_id = $1 and c.worked_out_at = '1970-01-01 00:00:00+00' and a.entries > c.entry_number)
+        """,
+        account_id,
+    )
+    return found
+
+
 async def end_grants(connection: Connection, grant_ids: Sequence[str], expired: Sequence[str]) -> None:
     """Mark grants as over; of `expired` a rest was posted now, or what expired was taken back."""
     await connection.execute(
