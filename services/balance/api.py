@@ -27,10 +27,10 @@ from shared.restore_records import find_unconfirmed_restore
 
 PAGE_MAX = 1000
 Limit = Annotated[int, Query(ge=1, le=PAGE_MAX)]
-# No wider than the columns that they are compared with.
 _ACCOUNTS = Cursors("accounts", (0,))
 _ENTRIES = Cursors("entries", (0,))
 
+# No wider than the columns that they are compared with.
 Bound = Annotated[int | None, Query(ge=-AMOUNT_MICROS_MAX - 1, le=AMOUNT_MICROS_MAX)]
 From = Annotated[Instant | None, Query(alias="from", description="Posted then or later.")]
 To = Annotated[Instant | None, Query(description="Posted before then.")]

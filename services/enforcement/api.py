@@ -20,7 +20,6 @@ from shared.events.cloudevents import RegionName, TenantId
 from shared.operators import OperatorWord, Words
 from shared.set_aside import count_set_aside
 
-# PostgreSQL holds no U+0000.
 _CASES = Cursors("deletion-cases", ("",))
 Limit = Annotated[int, Query(ge=1, le=1000)]
 

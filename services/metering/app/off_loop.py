@@ -5,6 +5,7 @@ piece is done in a thread.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
@@ -21,24 +22,17 @@ Steps = Generator[None, None, _ResultT]
 
 async def walk(steps: Steps[_ResultT], longest: int) -> _ResultT:
     """Do steps, the longest of which takes `longest` events. Nobody else may hold what they change until it returns."""
+    found: list[_ResultT] = []
+    pieces = _keep(steps, found)
     if longest > EVENTS_ON_LOOP_MAX:
-        return await asyncio.to_thread(_exhaust, steps)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: _ResultT = end.value
-            return found
+        await asyncio.to_thread(deque, pieces, 0)
+    for _ in pieces:
         await asyncio.sleep(0)
+    return found[0]
 
 
-def _exhaust(steps: Steps[_ResultT]) -> _ResultT:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            found: _ResultT = end.value
-            return found
+def _keep(steps: Steps[_ResultT], found: list[_ResultT]) -> Generator[None, None, None]:
+    found.append((yield from steps))
 
 
 async def work_through(events: int, work: Callable[[], _ResultT]) -> _ResultT:
